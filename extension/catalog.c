@@ -1,0 +1,151 @@
+/*
+ * catalog.c
+ *		The extension's own relations: names, columns, and cached OIDs.
+ *
+ * OIDs are looked up by name once per session and forgotten when the relcache
+ * says that one of the relations changed, so that DROP EXTENSION followed by
+ * CREATE EXTENSION in one session works.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "extension/catalog.h"
+
+static const struct
+{
+	const char *schema;
+	const char *name;
+}			relations[ES_NUM_RELATIONS] = {
+	[ES_EVENT] = {ES_SCHEMA, "event"},
+	[ES_EVENT_ID] = {ES_INTERNAL_SCHEMA, "event_id"},
+	[ES_SEGMENT] = {ES_INTERNAL_SCHEMA, "segment"},
+	[ES_PASS] = {ES_INTERNAL_SCHEMA, "pass"},
+	[ES_EPOCH] = {ES_INTERNAL_SCHEMA, "epoch"},
+	[ES_IDEMPOTENCY] = {ES_INTERNAL_SCHEMA, "idempotency"},
+	[ES_SUBSCRIPTION] = {ES_SCHEMA, "subscription"},
+	[ES_PROGRESS] = {ES_INTERNAL_SCHEMA, "progress"},
+};
+
+static Oid	relation_oids[ES_NUM_RELATIONS];
+static Oid	recorded_event_type;
+
+static void
+forget_oids(Datum arg, Oid relid)
+{
+	for (int i = 0; i < ES_NUM_RELATIONS; i++)
+	{
+		if (relid == InvalidOid || relid == relation_oids[i])
+			relation_oids[i] = InvalidOid;
+	}
+	if (relid == InvalidOid || !OidIsValid(relation_oids[ES_EVENT]))
+		recorded_event_type = InvalidOid;
+}
+
+/* Called once per process, while the library is loaded. */
+void
+es_catalog_init(void)
+{
+	CacheRegisterRelcacheCallback(forget_oids, (Datum) 0);
+}
+
+static void
+not_installed(const char *schema, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("\"%s.%s\" does not exist", schema, name),
+			 errhint("Run CREATE EXTENSION eventstore in this database.")));
+}
+
+/* OID of one of our relations; an error if it does not exist. */
+Oid
+es_relation_oid(EsRelation which)
+{
+	if (unlikely(!OidIsValid(relation_oids[which])))
+	{
+		Oid			nsp = get_namespace_oid(relations[which].schema, true);
+		Oid			relid = OidIsValid(nsp) ? get_relname_relid(relations[which].name, nsp) : InvalidOid;
+
+		if (!OidIsValid(relid))
+			not_installed(relations[which].schema, relations[which].name);
+		relation_oids[which] = relid;
+	}
+	return relation_oids[which];
+}
+
+/* OID of the composite type that readers get. */
+Oid
+es_recorded_event_type(void)
+{
+	if (!OidIsValid(recorded_event_type))
+	{
+		Oid			nsp = get_namespace_oid(ES_SCHEMA, true);
+		Oid			typid = OidIsValid(nsp) ?
+			GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+							CStringGetDatum("recorded_event"), ObjectIdGetDatum(nsp)) : InvalidOid;
+
+		if (!OidIsValid(typid))
+			not_installed(ES_SCHEMA, "recorded_event");
+		recorded_event_type = typid;
+	}
+	return recorded_event_type;
+}
+
+/* The primary key of one of our tables or partitions; an error if it has none. */
+Oid
+es_primary_key_oid(Relation rel)
+{
+	Oid			pkey = RelationGetPrimaryKeyIndex(rel);
+
+	if (!OidIsValid(pkey))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" has lost its primary key", RelationGetRelationName(rel)),
+				 errhint("Add it again; eventstore cannot work without it.")));
+	return pkey;
+}
+
+/* Is the extension installed in this database?  Needs a transaction. */
+bool
+es_extension_installed(void)
+{
+	return OidIsValid(get_extension_oid(ES_EXTENSION, true));
+}
+
+/*
+ * Run what follows as the extension's owner, in a security-restricted
+ * operation: our own statements must work for whoever emits, and must not give
+ * that somebody's triggers more than they had.  A longjmp out needs no care,
+ * transaction abort restores both.
+ */
+void
+es_become_owner(Oid *saved_user, int *saved_context)
+{
+	HeapTuple	tuple;
+	Oid			owner;
+	Oid			relid = es_relation_oid(ES_EVENT);
+
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+
+	GetUserIdAndSecContext(saved_user, saved_context);
+	SetUserIdAndSecContext(owner,
+						   *saved_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
+void
+es_restore_user(Oid saved_user, int saved_context)
+{
+	SetUserIdAndSecContext(saved_user, saved_context);
+}

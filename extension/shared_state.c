@@ -1,0 +1,304 @@
+/*
+ * shared_state.c
+ *		What sessions, launcher and dispatchers share in memory.
+ *
+ * One slot per database that has, or wants, a dispatcher; one lock for all of
+ * it, held for a few instructions.  A slot's state moves
+ *
+ *		FREE -> WANTED -> STARTED -> RUNNING -> ENDED -> STARTED ...
+ *								  \		   \-> NOT_INSTALLED -> FREE
+ *								   \-> ENDED
+ *
+ * by these hands: a session makes a free slot WANTED, the dispatcher makes its
+ * own slot RUNNING and, at its end, ENDED or NOT_INSTALLED, and all the rest
+ * is the launcher's.  That there is one dispatcher per database follows: a
+ * database has at most one slot (claimed under the lock), and only a STARTED
+ * slot can become RUNNING.
+ *
+ * Without shared_preload_libraries there is none of this; all functions for
+ * sessions then do nothing.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+#include "extension/shared_state.h"
+
+typedef struct Slot
+{
+	EsSlotInfo	info;
+	Latch	   *latch;			/* of the dispatcher while it runs */
+} Slot;
+
+typedef struct SharedState
+{
+	LWLock	   *lock;
+	Latch	   *launcher_latch; /* NULL: no launcher */
+	int			nslots;
+	Slot		slots[FLEXIBLE_ARRAY_MEMBER];
+} SharedState;
+
+static SharedState *shared = NULL;
+static int	my_slot = -1;
+static EsSlotState my_end_state = ES_SLOT_ENDED;
+
+static shmem_request_hook_type previous_shmem_request_hook = NULL;
+static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
+
+/* Each dispatcher is a background worker, so there cannot be more than these. */
+static Size
+shared_state_size(void)
+{
+	return add_size(offsetof(SharedState, slots),
+					mul_size(max_worker_processes, sizeof(Slot)));
+}
+
+static void
+request_shared_memory(void)
+{
+	if (previous_shmem_request_hook)
+		previous_shmem_request_hook();
+	RequestAddinShmemSpace(shared_state_size());
+	RequestNamedLWLockTranche("eventstore", 1);
+}
+
+static void
+attach_shared_memory(void)
+{
+	bool		found;
+
+	if (previous_shmem_startup_hook)
+		previous_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("eventstore", shared_state_size(), &found);
+	if (!found)
+	{
+		memset(shared, 0, shared_state_size());
+		shared->lock = &GetNamedLWLockTranche("eventstore")->lock;
+		shared->nslots = max_worker_processes;
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/* Called by the postmaster, while it preloads the library. */
+void
+es_shared_state_init(void)
+{
+	previous_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shared_memory;
+	previous_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = attach_shared_memory;
+}
+
+static Slot *
+find_slot(Oid database)
+{
+	Assert(LWLockHeldByMe(shared->lock));
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		if (shared->slots[i].info.state != ES_SLOT_FREE &&
+			shared->slots[i].info.database == database)
+			return &shared->slots[i];
+	}
+	return NULL;
+}
+
+static Slot *
+claim_slot(Oid database)
+{
+	Slot	   *slot = find_slot(database);
+
+	Assert(LWLockHeldByMeInMode(shared->lock, LW_EXCLUSIVE));
+	for (int i = 0; slot == NULL && i < shared->nslots; i++)
+	{
+		if (shared->slots[i].info.state == ES_SLOT_FREE)
+		{
+			slot = &shared->slots[i];
+			memset(slot, 0, sizeof(Slot));
+			slot->info.database = database;
+			slot->info.state = ES_SLOT_WANTED;
+		}
+	}
+	return slot;
+}
+
+/*
+ * Wake the dispatcher of this database, or ask for one.  Called at commit, so
+ * it must not fail: where no slot is free, the launcher's own round finds the
+ * database.
+ */
+void
+es_wake_dispatcher(void)
+{
+	Slot	   *slot;
+
+	if (shared == NULL)
+		return;
+
+	LWLockAcquire(shared->lock, LW_SHARED);
+	slot = find_slot(MyDatabaseId);
+	if (slot != NULL && slot->latch != NULL)
+		SetLatch(slot->latch);
+	LWLockRelease(shared->lock);
+
+	if (slot == NULL)
+	{
+		LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+		(void) claim_slot(MyDatabaseId);
+		if (shared->launcher_latch != NULL)
+			SetLatch(shared->launcher_latch);
+		LWLockRelease(shared->lock);
+	}
+}
+
+/* Does this database's dispatcher run?  If so, what does it report? */
+bool
+es_dispatcher_running(EsSlotInfo *info)
+{
+	Slot	   *slot;
+	bool		running = false;
+
+	if (shared == NULL)
+		return false;
+
+	LWLockAcquire(shared->lock, LW_SHARED);
+	slot = find_slot(MyDatabaseId);
+	if (slot != NULL && slot->info.state == ES_SLOT_RUNNING)
+	{
+		running = true;
+		*info = slot->info;
+	}
+	LWLockRelease(shared->lock);
+	return running;
+}
+
+static void
+detach_launcher(int code, Datum arg)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	shared->launcher_latch = NULL;
+	LWLockRelease(shared->lock);
+}
+
+/* Make the current process the launcher; false if there is one. */
+bool
+es_launcher_attach(void)
+{
+	bool		attached = false;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	if (shared->launcher_latch == NULL)
+	{
+		shared->launcher_latch = MyLatch;
+		attached = true;
+	}
+	LWLockRelease(shared->lock);
+
+	if (attached)
+		before_shmem_exit(detach_launcher, (Datum) 0);
+	return attached;
+}
+
+int
+es_slot_count(void)
+{
+	return shared->nslots;
+}
+
+EsSlotInfo
+es_slot_get(int slot)
+{
+	EsSlotInfo	info;
+
+	LWLockAcquire(shared->lock, LW_SHARED);
+	info = shared->slots[slot].info;
+	LWLockRelease(shared->lock);
+	return info;
+}
+
+/* The database's slot, new or not; -1 if none is free. */
+int
+es_slot_claim(Oid database)
+{
+	Slot	   *slot;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	slot = claim_slot(database);
+	LWLockRelease(shared->lock);
+	return slot != NULL ? slot - shared->slots : -1;
+}
+
+void
+es_slot_set_state(int slot, EsSlotState state)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	Assert(shared->slots[slot].latch == NULL);
+	shared->slots[slot].info.state = state;
+	LWLockRelease(shared->lock);
+}
+
+static void
+detach_dispatcher(int code, Datum arg)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	shared->slots[my_slot].latch = NULL;
+	shared->slots[my_slot].info.state = my_end_state;
+	if (shared->launcher_latch != NULL)
+		SetLatch(shared->launcher_latch);
+	LWLockRelease(shared->lock);
+}
+
+/*
+ * Make the current process the dispatcher that the launcher started for a
+ * slot.  False if the slot is no longer meant for it.
+ */
+bool
+es_dispatcher_attach(int slot, Oid database)
+{
+	bool		attached = false;
+
+	if (shared == NULL || slot < 0 || slot >= shared->nslots)
+		return false;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	if (shared->slots[slot].info.state == ES_SLOT_STARTED &&
+		shared->slots[slot].info.database == database)
+	{
+		my_slot = slot;
+		shared->slots[slot].info.state = ES_SLOT_RUNNING;
+		shared->slots[slot].info.last_error[0] = '\0';
+		shared->slots[slot].latch = MyLatch;
+		attached = true;
+	}
+	LWLockRelease(shared->lock);
+
+	if (attached)
+		before_shmem_exit(detach_dispatcher, (Datum) 0);
+	return attached;
+}
+
+/* What the slot becomes when this dispatcher ends; ENDED unless told. */
+void
+es_dispatcher_set_end_state(EsSlotState state)
+{
+	my_end_state = state;
+}
+
+/* Show why notifications are stalled; NULL: they are not. */
+void
+es_dispatcher_report_error(const char *error)
+{
+	EsSlotInfo *info = &shared->slots[my_slot].info;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	strlcpy(info->last_error, error != NULL ? error : "", ES_ERROR_LENGTH);
+	if (error != NULL)
+		info->last_error_at = GetCurrentTimestamp();
+	LWLockRelease(shared->lock);
+}

@@ -1,0 +1,220 @@
+-- eventstore 0.1.0
+\echo Use "CREATE EXTENSION eventstore" to load this file. \quit
+
+-- Everything here is schema-qualified, and nothing is created OR REPLACE or
+-- IF NOT EXISTS: an object somebody put in our way beforehand is an error, not
+-- something to adopt.  That leaves the schema itself, which CREATE EXTENSION
+-- takes as it finds it; its owner could drop or replace what lies in it.
+DO $$
+BEGIN
+	IF EXISTS (SELECT FROM pg_catalog.pg_namespace n
+			   WHERE n.nspname OPERATOR(pg_catalog.=) 'eventstore'
+				 AND n.nspowner OPERATOR(pg_catalog.<>)
+					 (SELECT r.oid FROM pg_catalog.pg_roles r
+					  WHERE r.rolname OPERATOR(pg_catalog.=) current_user)) THEN
+		RAISE EXCEPTION 'schema "eventstore" exists already and belongs to another role'
+			USING ERRCODE = 'duplicate_schema',
+				  HINT = 'Drop or rename it, then try again.';
+	END IF;
+END
+$$;
+
+CREATE SCHEMA eventstore_internal;
+COMMENT ON SCHEMA eventstore IS 'transactional outbox and event forwarder';
+COMMENT ON SCHEMA eventstore_internal IS 'eventstore''s bookkeeping and the partitions of eventstore.event; not for direct use';
+
+GRANT USAGE ON SCHEMA eventstore TO PUBLIC;
+
+--
+-- The store
+--
+
+CREATE SEQUENCE eventstore_internal.event_id AS bigint CACHE 1 NO CYCLE;
+COMMENT ON SEQUENCE eventstore_internal.event_id IS 'ids of events; drawn after the transaction has its xid, never set back';
+
+-- The parent has no index of its own: each partition brings its primary key
+-- (id) and its index (xid).  A parent primary key plus partitions made at run
+-- time makes pg_restore fail with "multiple primary keys".
+CREATE TABLE eventstore.event (
+	id			bigint		NOT NULL,
+	xid			xid8,
+	emitted_at	timestamptz	NOT NULL,
+	type		text		NOT NULL,
+	key			text,
+	payload		jsonb		NOT NULL,
+	headers		jsonb		NOT NULL
+) PARTITION BY RANGE (id);
+COMMENT ON TABLE eventstore.event IS 'the outbox: every event, written by the transaction it reports on';
+COMMENT ON COLUMN eventstore.event.id IS 'names the event for ever; in order of emission, with gaps';
+COMMENT ON COLUMN eventstore.event.xid IS 'top-level transaction that emitted the event; NULL when the row was restored or copied';
+COMMENT ON COLUMN eventstore.event.emitted_at IS 'clock time of the call that emitted the event';
+COMMENT ON COLUMN eventstore.event.type IS 'what happened, e.g. order.canceled';
+COMMENT ON COLUMN eventstore.event.key IS 'what it happened to, e.g. orders-42; events of one key keep their order';
+COMMENT ON COLUMN eventstore.event.payload IS 'the fact itself';
+COMMENT ON COLUMN eventstore.event.headers IS 'a JSON object about the event: who, why, trace';
+
+CREATE TABLE eventstore_internal.segment (
+	first_position	bigint		PRIMARY KEY,
+	first_id		bigint		NOT NULL,
+	event_count		integer		NOT NULL,
+	sealed_at		timestamptz	NOT NULL
+);
+COMMENT ON TABLE eventstore_internal.segment IS 'the feed: positions [first_position, first_position + event_count) are ids [first_id, first_id + event_count)';
+
+CREATE TABLE eventstore_internal.pass (
+	pass			bigint		PRIMARY KEY,
+	snapshot		pg_snapshot	NOT NULL,
+	next_position	bigint		NOT NULL,
+	floor_xid		xid8[]		NOT NULL,
+	floor_id		bigint[]	NOT NULL
+);
+COMMENT ON TABLE eventstore_internal.pass IS 'one row per sealing pass that found events; the last one is the sequencer''s whole state';
+
+CREATE TABLE eventstore_internal.epoch (
+	first_position		bigint		PRIMARY KEY,
+	system_identifier	bigint		NOT NULL,
+	timeline			integer		NOT NULL,
+	database			oid			NOT NULL,
+	reason				text		NOT NULL,
+	started_at			timestamptz	NOT NULL
+);
+COMMENT ON TABLE eventstore_internal.epoch IS 'unbroken histories of the store; ids and positions of an epoch begin at its first_position';
+
+CREATE TABLE eventstore_internal.idempotency (
+	key		text	PRIMARY KEY,
+	id		bigint	NOT NULL
+);
+COMMENT ON TABLE eventstore_internal.idempotency IS 'which event an idempotency key of emit_once() led to';
+
+-- Rows that did not come through emit() (restored, copied, replicated) carry
+-- the xid of another cluster or none at all.  emit() does not fire triggers.
+CREATE FUNCTION eventstore_internal.forget_xid() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'es_forget_xid';
+COMMENT ON FUNCTION eventstore_internal.forget_xid() IS 'clears the xid of an event that was not written by emit()';
+CREATE TRIGGER forget_xid BEFORE INSERT ON eventstore.event
+	FOR EACH ROW EXECUTE FUNCTION eventstore_internal.forget_xid();
+ALTER TABLE eventstore.event ENABLE ALWAYS TRIGGER forget_xid;
+
+--
+-- Subscriptions
+--
+
+CREATE TABLE eventstore.subscription (
+	id				integer		GENERATED ALWAYS AS IDENTITY UNIQUE,
+	name			text		PRIMARY KEY,
+	endpoint		text		NOT NULL,
+	types			text[]		NOT NULL,
+	filter			jsonpath,
+	owner			regrole		NOT NULL,
+	state			text		NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused')),
+	state_reason	text,
+	created_at		timestamptz	NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE eventstore.subscription IS 'who wants which events, and where to';
+COMMENT ON COLUMN eventstore.subscription.id IS 'names the subscription in its progress; a name used again gets a new one';
+COMMENT ON COLUMN eventstore.subscription.name IS 'chosen by its owner, unique';
+COMMENT ON COLUMN eventstore.subscription.endpoint IS 'target, e.g. notify:orders';
+COMMENT ON COLUMN eventstore.subscription.types IS 'type patterns, any of which selects an event';
+COMMENT ON COLUMN eventstore.subscription.filter IS 'jsonpath on the payload; false, null or nothing: the event is not wanted';
+COMMENT ON COLUMN eventstore.subscription.owner IS 'role that subscribed';
+COMMENT ON COLUMN eventstore.subscription.state IS 'active or paused';
+COMMENT ON COLUMN eventstore.subscription.state_reason IS 'why it is paused';
+COMMENT ON COLUMN eventstore.subscription.created_at IS 'when it was made';
+
+-- Appended to by the one worker that serves the subscription, in the same
+-- transaction as the effect; the row with the highest step counts.
+CREATE TABLE eventstore_internal.progress (
+	subscription	integer		NOT NULL,
+	step			bigint		NOT NULL,
+	position		bigint		NOT NULL,
+	previous		bigint		NOT NULL,
+	delivered		bigint		NOT NULL,
+	recorded_at		timestamptz	NOT NULL,
+	PRIMARY KEY (subscription, step)
+);
+COMMENT ON TABLE eventstore_internal.progress IS 'how far each subscription is, appended; position: all before is done; previous: last position delivered';
+
+-- Whatever way the table changes, a restore included: the dispatcher hears of it.
+CREATE FUNCTION eventstore_internal.subscription_changed() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'es_subscription_changed';
+COMMENT ON FUNCTION eventstore_internal.subscription_changed() IS 'tells the dispatcher, at commit, that subscriptions changed';
+CREATE TRIGGER subscription_changed
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON eventstore.subscription
+	FOR EACH STATEMENT EXECUTE FUNCTION eventstore_internal.subscription_changed();
+ALTER TABLE eventstore.subscription ENABLE ALWAYS TRIGGER subscription_changed;
+
+--
+-- Emit
+--
+
+CREATE FUNCTION eventstore.emit(
+	type text,
+	payload jsonb DEFAULT '{}',
+	key text DEFAULT NULL,
+	headers jsonb DEFAULT '{}',
+	deliver_at timestamptz DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_emit';
+COMMENT ON FUNCTION eventstore.emit(text, jsonb, text, jsonb, timestamptz) IS 'writes an event in the current transaction; returns its id';
+
+CREATE FUNCTION eventstore.emit_once(
+	idempotency_key text,
+	type text,
+	payload jsonb DEFAULT '{}',
+	key text DEFAULT NULL,
+	headers jsonb DEFAULT '{}',
+	deliver_at timestamptz DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_emit_once';
+COMMENT ON FUNCTION eventstore.emit_once(text, text, jsonb, text, jsonb, timestamptz) IS 'like emit(), once per idempotency key: a repeat returns the first event''s id and writes nothing';
+
+CREATE FUNCTION eventstore.emit_batch(events jsonb) RETURNS SETOF bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_emit_batch';
+COMMENT ON FUNCTION eventstore.emit_batch(jsonb) IS 'emits a JSON array of {"type", "payload", "key", "headers"}; returns their ids in the same order';
+
+--
+-- The feed
+--
+
+CREATE TYPE eventstore.recorded_event AS (
+	position	bigint,
+	id			bigint,
+	type		text,
+	key			text,
+	payload		jsonb,
+	headers		jsonb,
+	emitted_at	timestamptz
+);
+COMMENT ON TYPE eventstore.recorded_event IS 'an event with its place in the feed';
+
+CREATE FUNCTION eventstore.seal() RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_seal';
+COMMENT ON FUNCTION eventstore.seal() IS 'gives newly committed events their positions, as the dispatcher does all the time; returns how many';
+
+CREATE FUNCTION eventstore.head() RETURNS bigint
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'es_head';
+COMMENT ON FUNCTION eventstore.head() IS 'position of the last event in the feed; 0 when there is none';
+
+CREATE FUNCTION eventstore.read(
+	after bigint DEFAULT 0,
+	max_events integer DEFAULT 100,
+	types text[] DEFAULT '{*}',
+	upto bigint DEFAULT NULL) RETURNS SETOF eventstore.recorded_event
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'es_read';
+COMMENT ON FUNCTION eventstore.read(bigint, integer, text[], bigint) IS 'events with after < position <= upto, in feed order, at most max_events of the given types';
+
+CREATE FUNCTION eventstore.tail(
+	max_events integer DEFAULT 10,
+	types text[] DEFAULT '{*}') RETURNS SETOF eventstore.recorded_event
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'es_tail';
+COMMENT ON FUNCTION eventstore.tail(integer, text[]) IS 'the last max_events events of the given types, in feed order';
+
+CREATE FUNCTION eventstore.position_at(at timestamptz) RETURNS bigint
+	LANGUAGE c STABLE STRICT PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'es_position_at';
+COMMENT ON FUNCTION eventstore.position_at(timestamptz) IS 'position of the last event sealed at or before the given time; read(after => it) continues from there';
