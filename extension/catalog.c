@@ -8,8 +8,11 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "utils/inval.h"
@@ -99,18 +102,38 @@ es_recorded_event_type(void)
 	return recorded_event_type;
 }
 
-/* The primary key of one of our tables or partitions; an error if it has none. */
-Oid
-es_primary_key_oid(Relation rel)
+/*
+ * Open the index by which one of our tables or partitions is read in the order
+ * of a column: any that is complete and begins with it.  An error if there is
+ * none.
+ */
+Relation
+es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode)
 {
-	Oid			pkey = RelationGetPrimaryKeyIndex(rel);
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
 
-	if (!OidIsValid(pkey))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("table \"%s\" has lost its primary key", RelationGetRelationName(rel)),
-				 errhint("Add it again; eventstore cannot work without it.")));
-	return pkey;
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), lockmode);
+
+		if (index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indisvalid &&
+			index->rd_index->indkey.values[0] == column &&
+			RelationGetIndexPredicate(index) == NIL)
+		{
+			list_free(indexes);
+			return index;
+		}
+		index_close(index, lockmode);
+	}
+
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("table \"%s.%s\" has no index on column \"%s\"",
+					get_namespace_name(RelationGetNamespace(rel)), RelationGetRelationName(rel),
+					NameStr(TupleDescAttr(RelationGetDescr(rel), column - 1)->attname)),
+			 errhint("Create it again; eventstore cannot work without it.")));
+	return NULL;				/* keep compiler quiet */
 }
 
 /* Is the extension installed in this database?  Needs a transaction. */

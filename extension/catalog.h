@@ -5,6 +5,8 @@
 #ifndef ES_CATALOG_H
 #define ES_CATALOG_H
 
+#include "access/attnum.h"
+#include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
 #define ES_EXTENSION "eventstore"
@@ -63,6 +65,7 @@ enum
 enum
 {
 	Anum_epoch_first_position = 1,
+	Anum_epoch_previous_head,
 	Anum_epoch_system_identifier,
 	Anum_epoch_timeline,
 	Anum_epoch_database,
@@ -100,7 +103,7 @@ enum
 extern void es_catalog_init(void);
 extern Oid	es_relation_oid(EsRelation which);
 extern Oid	es_recorded_event_type(void);
-extern Oid	es_primary_key_oid(Relation rel);
+extern Relation es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode);
 extern bool es_extension_installed(void);
 extern void es_become_owner(Oid *saved_user, int *saved_context);
 extern void es_restore_user(Oid saved_user, int saved_context);

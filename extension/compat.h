@@ -33,6 +33,15 @@
 #define es_oldest_clog_xid() (ShmemVariableCache->oldestClogXid)
 #endif
 
+/* 16 added "copy" to tuplesort_getdatum; of no matter for a type passed by value. */
+#if PG_VERSION_NUM >= 160000
+#define es_tuplesort_getdatum(state, value, isnull) \
+	tuplesort_getdatum(state, true, false, value, isnull, NULL)
+#else
+#define es_tuplesort_getdatum(state, value, isnull) \
+	tuplesort_getdatum(state, true, value, isnull, NULL)
+#endif
+
 /* 17 lets the caller provide the JSON lexer's memory. */
 #if PG_VERSION_NUM >= 170000
 #define es_make_json_lexer(text) \

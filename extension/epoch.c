@@ -60,7 +60,7 @@ bool
 es_epoch_last(Snapshot snapshot, EsEpoch *epoch)
 {
 	Relation	rel = table_open(es_relation_oid(ES_EPOCH), AccessShareLock);
-	Relation	index = index_open(es_primary_key_oid(rel), AccessShareLock);
+	Relation	index = es_index_open(rel, Anum_epoch_first_position, AccessShareLock);
 	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
 	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
 
@@ -140,15 +140,19 @@ es_epoch_before_emit(void)
 	UnregisterSnapshot(snapshot);
 }
 
-/* Write the row of a new epoch, in the current transaction. */
+/*
+ * Write the row of a new epoch, in the current transaction.  `previous_head`
+ * is where the history before it ends; 0 for the first.
+ */
 void
-es_epoch_begin(const EsEpoch *epoch, const char *reason)
+es_epoch_begin(const EsEpoch *epoch, int64 previous_head, const char *reason)
 {
 	EsTableWriter *writer = es_table_writer_begin(es_relation_oid(ES_EPOCH), Natts_epoch);
 	Datum		values[Natts_epoch];
 	bool		isnull[Natts_epoch] = {0};
 
 	values[Anum_epoch_first_position - 1] = Int64GetDatum(epoch->base + 1);
+	values[Anum_epoch_previous_head - 1] = Int64GetDatum(previous_head);
 	values[Anum_epoch_system_identifier - 1] = Int64GetDatum((int64) epoch->system_identifier);
 	values[Anum_epoch_timeline - 1] = Int32GetDatum((int32) epoch->timeline);
 	values[Anum_epoch_database - 1] = ObjectIdGetDatum(epoch->database);

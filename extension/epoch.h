@@ -32,6 +32,6 @@ extern void es_epoch_init(void);
 extern bool es_epoch_last(Snapshot snapshot, EsEpoch *epoch);
 extern EsEpochState es_epoch_compare(const EsEpoch *stored, EsEpoch *current);
 extern void es_epoch_before_emit(void);
-extern void es_epoch_begin(const EsEpoch *epoch, const char *reason);
+extern void es_epoch_begin(const EsEpoch *epoch, int64 previous_head, const char *reason);
 
 #endif							/* ES_EPOCH_H */

@@ -72,13 +72,14 @@ COMMENT ON TABLE eventstore_internal.pass IS 'one row per sealing pass that foun
 
 CREATE TABLE eventstore_internal.epoch (
 	first_position		bigint		PRIMARY KEY,
+	previous_head		bigint		NOT NULL,
 	system_identifier	bigint		NOT NULL,
 	timeline			integer		NOT NULL,
 	database			oid			NOT NULL,
 	reason				text		NOT NULL,
 	started_at			timestamptz	NOT NULL
 );
-COMMENT ON TABLE eventstore_internal.epoch IS 'unbroken histories of the store; ids and positions of an epoch begin at its first_position';
+COMMENT ON TABLE eventstore_internal.epoch IS 'unbroken histories of the store: ids and positions of an epoch begin at its first_position, those of the one before ended at previous_head';
 
 CREATE TABLE eventstore_internal.idempotency (
 	key		text	PRIMARY KEY,
