@@ -42,6 +42,13 @@
 	tuplesort_getdatum(state, true, value, isnull, NULL)
 #endif
 
+/* 17 lets extensions name their wait events; before, all are "Extension". */
+#if PG_VERSION_NUM >= 170000
+#define es_wait_event(name) (WaitEventExtensionNew(name))
+#else
+#define es_wait_event(name) (PG_WAIT_EXTENSION)
+#endif
+
 /* 17 lets the caller provide the JSON lexer's memory. */
 #if PG_VERSION_NUM >= 170000
 #define es_make_json_lexer(text) \

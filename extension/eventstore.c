@@ -53,3 +53,20 @@ _PG_init(void)
 		register_launcher();
 	}
 }
+
+PG_FUNCTION_INFO_V1(es_installed);
+
+/*
+ * Called at the end of the install script: start the dispatcher when CREATE
+ * EXTENSION commits, or say why none will run.
+ */
+Datum
+es_installed(PG_FUNCTION_ARGS)
+{
+	es_commit_wake_mark();
+	if (!es_is_preloaded())
+		ereport(WARNING,
+				(errmsg("eventstore is not preloaded: events can be emitted, but nothing forwards them"),
+				 errhint("Add eventstore to shared_preload_libraries and restart the server.")));
+	PG_RETURN_VOID();
+}

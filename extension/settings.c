@@ -101,7 +101,7 @@ es_settings_init(void)
 	DefineCustomIntVariable("eventstore.poll_interval",
 							"Longest time between two looks of the dispatcher for committed events.",
 							"It is woken at each commit; this catches what has no wake-up, such as COMMIT PREPARED.",
-							&es_poll_interval, 1000, 10, 60000, PGC_SIGHUP, GUC_UNIT_MS,
+							&es_poll_interval, 1000, 10, 4000, PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("eventstore");

@@ -5,13 +5,13 @@
  * One slot per database that has, or wants, a dispatcher; one lock for all of
  * it, held for a few instructions.  A slot's state moves
  *
- *		FREE -> WANTED -> STARTED -> RUNNING -> ENDED -> STARTED ...
+ *		FREE -> WANTED -> STARTED -> RUNNING -> ENDED, MADE_WAY -> STARTED ...
  *								  \		   \-> NOT_INSTALLED -> FREE
  *								   \-> ENDED
  *
  * by these hands: a session makes a free slot WANTED, the dispatcher makes its
- * own slot RUNNING and, at its end, ENDED or NOT_INSTALLED, and all the rest
- * is the launcher's.  That there is one dispatcher per database follows: a
+ * own slot RUNNING and, at its end, one of the three, and all the rest is the
+ * launcher's.  That there is one dispatcher per database follows: a
  * database has at most one slot (claimed under the lock), and only a STARTED
  * slot can become RUNNING.
  *
@@ -96,6 +96,13 @@ es_shared_state_init(void)
 	shmem_startup_hook = attach_shared_memory;
 }
 
+/* Is there shared memory of ours, and with it a launcher? */
+bool
+es_is_preloaded(void)
+{
+	return shared != NULL;
+}
+
 static Slot *
 find_slot(Oid database)
 {
@@ -144,17 +151,20 @@ es_wake_dispatcher(void)
 	LWLockAcquire(shared->lock, LW_SHARED);
 	slot = find_slot(MyDatabaseId);
 	if (slot != NULL && slot->latch != NULL)
+	{
 		SetLatch(slot->latch);
+		LWLockRelease(shared->lock);
+		return;
+	}
 	LWLockRelease(shared->lock);
 
-	if (slot == NULL)
-	{
-		LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-		(void) claim_slot(MyDatabaseId);
-		if (shared->launcher_latch != NULL)
-			SetLatch(shared->launcher_latch);
-		LWLockRelease(shared->lock);
-	}
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	slot = claim_slot(MyDatabaseId);
+	if (slot != NULL)
+		slot->info.asked_for = true;
+	if (shared->launcher_latch != NULL)
+		SetLatch(shared->launcher_latch);
+	LWLockRelease(shared->lock);
 }
 
 /* Does this database's dispatcher run?  If so, what does it report? */
@@ -248,6 +258,10 @@ detach_dispatcher(int code, Datum arg)
 {
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	shared->slots[my_slot].latch = NULL;
+
+	/* Somebody who installed the extension after we looked has set the latch. */
+	if (my_end_state == ES_SLOT_NOT_INSTALLED && MyLatch->is_set)
+		my_end_state = ES_SLOT_ENDED;
 	shared->slots[my_slot].info.state = my_end_state;
 	if (shared->launcher_latch != NULL)
 		SetLatch(shared->launcher_latch);
@@ -272,8 +286,11 @@ es_dispatcher_attach(int slot, Oid database)
 	{
 		my_slot = slot;
 		shared->slots[slot].info.state = ES_SLOT_RUNNING;
+		shared->slots[slot].info.asked_for = false;
 		shared->slots[slot].info.last_error[0] = '\0';
 		shared->slots[slot].latch = MyLatch;
+		if (shared->launcher_latch != NULL)
+			SetLatch(shared->launcher_latch);
 		attached = true;
 	}
 	LWLockRelease(shared->lock);

@@ -18,6 +18,7 @@ typedef enum EsSlotState
 	ES_SLOT_STARTED,			/* the launcher asked the postmaster for one */
 	ES_SLOT_RUNNING,			/* it runs; `latch` is its latch */
 	ES_SLOT_ENDED,				/* it has ended, and shall run again */
+	ES_SLOT_MADE_WAY,			/* it has ended for a command on the database: not at once */
 	ES_SLOT_NOT_INSTALLED		/* it has ended: no extension in that database */
 } EsSlotState;
 
@@ -25,6 +26,7 @@ typedef struct EsSlotInfo
 {
 	EsSlotState state;
 	Oid			database;
+	bool		asked_for;		/* a session came while no dispatcher ran */
 	char		last_error[ES_ERROR_LENGTH];	/* why notifications are stalled; "": they are not */
 	TimestampTz last_error_at;
 } EsSlotInfo;
@@ -32,6 +34,7 @@ typedef struct EsSlotInfo
 extern void es_shared_state_init(void);
 
 /* For sessions. */
+extern bool es_is_preloaded(void);
 extern void es_wake_dispatcher(void);
 extern bool es_dispatcher_running(EsSlotInfo *info);
 

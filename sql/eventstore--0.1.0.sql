@@ -219,3 +219,12 @@ CREATE FUNCTION eventstore.position_at(at timestamptz) RETURNS bigint
 	LANGUAGE c STABLE STRICT PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'es_position_at';
 COMMENT ON FUNCTION eventstore.position_at(timestamptz) IS 'position of the last event sealed at or before the given time; read(after => it) continues from there';
+
+--
+-- Last: start the dispatcher when this commits
+--
+
+CREATE FUNCTION eventstore_internal.installed() RETURNS void
+	LANGUAGE c AS 'MODULE_PATHNAME', 'es_installed';
+COMMENT ON FUNCTION eventstore_internal.installed() IS 'called by the install script: starts the dispatcher at commit, or warns that none will run';
+SELECT eventstore_internal.installed();

@@ -1,0 +1,310 @@
+/*
+ * launcher.c
+ *		Sees to it that each database with the extension has a dispatcher.
+ *
+ * One process per cluster, connected to the shared catalogs only.  Which
+ * databases have the extension cannot be seen from there, so it starts a
+ * dispatcher in each database it does not know yet; where the extension is
+ * missing, that one ends at once and says so in its slot.  From then on
+ * CREATE EXTENSION and the first emit ask for a dispatcher, at commit
+ * (es_wake_dispatcher).
+ *
+ * A dispatcher that ended with an error is started again, but not more often
+ * than every RESTART_INTERVAL.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "extension/compat.h"
+#include "extension/shared_state.h"
+
+/* Milliseconds between two starts of a dispatcher that fails. */
+#define RESTART_INTERVAL 5000
+
+/* Milliseconds between two looks for new databases, if nothing else happens. */
+#define DATABASE_SCAN_INTERVAL 10000
+
+/* How many databases are looked into at the same time. */
+#define MAX_PROBES 2
+
+typedef struct Database
+{
+	Oid			oid;
+	bool		exists;			/* seen by the last scan */
+	bool		probed;			/* a dispatcher has looked into it */
+	bool		runs;			/* a dispatcher was started and has not ended */
+	int			slot;
+	BackgroundWorkerHandle *handle;
+	TimestampTz last_start;
+} Database;
+
+static List *databases = NIL;	/* of Database *, in TopMemoryContext */
+
+PGDLLEXPORT void es_launcher_main(Datum arg);
+
+static Database *
+find_database(Oid oid)
+{
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		if (((Database *) lfirst(lc))->oid == oid)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+/* Bring `databases` up to date with pg_database. */
+static void
+scan_databases(void)
+{
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+
+	foreach(lc, databases)
+		((Database *) lfirst(lc))->exists = false;
+
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+		Database   *database = find_database(form->oid);
+
+		/* A worker in a template would stand in the way of CREATE DATABASE. */
+		if (!form->datallowconn || form->datistemplate)
+			continue;
+		if (database == NULL)
+		{
+			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+			database = palloc0(sizeof(Database));
+			database->oid = form->oid;
+			database->slot = -1;
+			databases = lappend(databases, database);
+			MemoryContextSwitchTo(old);
+		}
+		database->exists = true;
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+
+	foreach(lc, databases)
+	{
+		Database   *database = lfirst(lc);
+
+		if (!database->exists && !database->runs)
+		{
+			if (database->slot >= 0)
+				es_slot_set_state(database->slot, ES_SLOT_FREE);
+			databases = foreach_delete_current(databases, lc);
+			pfree(database);
+		}
+	}
+}
+
+/* Has the dispatcher ended?  Then take note of how. */
+static void
+check_dispatcher(Database *database)
+{
+	pid_t		pid;
+	EsSlotInfo	info;
+
+	if (!database->runs || GetBackgroundWorkerPid(database->handle, &pid) != BGWH_STOPPED)
+		return;
+
+	pfree(database->handle);
+	database->handle = NULL;
+	database->runs = false;
+	database->probed = true;
+
+	info = es_slot_get(database->slot);
+	if (info.state == ES_SLOT_NOT_INSTALLED && !info.asked_for)
+	{
+		es_slot_set_state(database->slot, ES_SLOT_FREE);
+		database->slot = -1;
+		return;
+	}
+	if (info.state == ES_SLOT_MADE_WAY)
+		database->last_start = GetCurrentTimestamp();
+	es_slot_set_state(database->slot, ES_SLOT_ENDED);
+}
+
+/* Start a database's dispatcher; false if the server has no place for it. */
+static bool
+start_dispatcher(Database *database, TimestampTz now)
+{
+	BackgroundWorker worker = {0};
+	MemoryContext old;
+
+	database->slot = es_slot_claim(database->oid);
+	if (database->slot < 0)
+		return false;
+	es_slot_set_state(database->slot, ES_SLOT_STARTED);
+	database->last_start = now;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	worker.bgw_main_arg = Int32GetDatum(database->slot);
+	memcpy(worker.bgw_extra, &database->oid, sizeof(Oid));
+	strlcpy(worker.bgw_library_name, "eventstore", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_dispatcher_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "eventstore dispatcher for database %u", database->oid);
+	strlcpy(worker.bgw_type, "eventstore dispatcher", BGW_MAXLEN);
+
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	database->runs = RegisterDynamicBackgroundWorker(&worker, &database->handle);
+	MemoryContextSwitchTo(old);
+
+	if (!database->runs)
+		es_slot_set_state(database->slot, ES_SLOT_ENDED);
+	return database->runs;
+}
+
+/*
+ * Start what shall run and does not.  Returns the milliseconds after which
+ * something that waits now will be due.
+ */
+static long
+start_dispatchers(void)
+{
+	static bool complained = false;
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait = DATABASE_SCAN_INTERVAL;
+	int			probes = 0;
+	bool		failed = false;
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		Database   *database = lfirst(lc);
+
+		if (database->runs && !database->probed &&
+			es_slot_get(database->slot).state == ES_SLOT_RUNNING)
+			database->probed = true;
+		if (database->runs && !database->probed)
+			probes++;
+	}
+
+	foreach(lc, databases)
+	{
+		Database   *database = lfirst(lc);
+		bool		wanted = !database->probed || database->slot >= 0;
+		long		since_start = TimestampDifferenceMilliseconds(database->last_start, now);
+
+		if (database->runs || !database->exists || !wanted)
+			continue;
+		if (!database->probed && probes >= MAX_PROBES)
+			continue;			/* a probe that ends sets our latch */
+		if (database->last_start != 0 && since_start >= 0 && since_start < RESTART_INTERVAL)
+		{
+			wait = Min(wait, RESTART_INTERVAL - since_start);
+			continue;
+		}
+
+		if (!start_dispatcher(database, now))
+		{
+			failed = true;
+			wait = Min(wait, RESTART_INTERVAL);
+		}
+		else if (!database->probed)
+			probes++;
+	}
+
+	if (failed && !complained)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("could not start an eventstore dispatcher: out of background worker slots"),
+				 errhint("Increase max_worker_processes. Until then some databases are not served.")));
+	complained = failed;
+	return wait;
+}
+
+/* Take note of what sessions asked for. */
+static void
+accept_requests(void)
+{
+	for (int i = 0; i < es_slot_count(); i++)
+	{
+		EsSlotInfo	info = es_slot_get(i);
+		Database   *database;
+
+		if (info.state != ES_SLOT_WANTED)
+			continue;
+		database = find_database(info.database);
+		if (database == NULL)
+			es_slot_set_state(i, ES_SLOT_FREE); /* dropped, or a template */
+		else if (!database->runs)
+		{
+			database->slot = i;
+			database->last_start = 0;
+		}
+	}
+}
+
+void
+es_launcher_main(Datum arg)
+{
+	uint32		wait_event = es_wait_event("EventstoreLauncherMain");
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGINT, SIG_IGN);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	pgstat_report_appname("eventstore launcher");
+
+	if (!es_launcher_attach())
+		proc_exit(0);
+	ereport(DEBUG1, (errmsg_internal("eventstore launcher started")));
+
+	for (;;)
+	{
+		ListCell   *lc;
+		long		wait;
+
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		foreach(lc, databases)
+			check_dispatcher(lfirst(lc));
+		scan_databases();
+		accept_requests();
+		wait = start_dispatchers();
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 wait, wait_event);
+	}
+}
