@@ -143,15 +143,21 @@ install_packages()
 	rm -f "$log"
 }
 
+# What it takes to build and test with PostgreSQL $1.
+needed_packages()
+{
+	printf '%s\n' "postgresql-$1" "postgresql-server-dev-$1" gcc libc6-dev make perl libipc-run-perl
+}
+
 # ensure_packages [PACKAGE...]: have what is needed to build and run the
 # extension, and the named packages too.
 ensure_packages()
 {
-	local missing=()
+	local packages missing
 
 	choose_postgres
-	mapfile -t missing < <(missing_packages gcc libc6-dev make perl libipc-run-perl \
-		"postgresql-$PG_MAJOR" "postgresql-server-dev-$PG_MAJOR" "$@")
+	mapfile -t packages < <(needed_packages "$PG_MAJOR")
+	mapfile -t missing < <(missing_packages "${packages[@]}" "$@")
 	if [ "${#missing[@]}" -gt 0 ]; then
 		if ! is_root; then
 			say "missing packages: ${missing[*]}" >&2
@@ -182,6 +188,8 @@ make_work_dir()
 			*) unset "$var" ;;
 		esac
 	done
+	unset LC_ALL LANGUAGE
+	export LANG=C.UTF-8
 	umask 022
 	WORK=$(mktemp -d "${TMPDIR:-/tmp}/eventstore-$1.XXXXXX")
 	trap clean_up EXIT

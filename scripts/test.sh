@@ -88,6 +88,19 @@ wanted()
 	return 1
 }
 
+# A name that is no test is a slip of the caller's, not a test that passed.
+check_names()
+{
+	local name
+
+	for name in "${NAMES[@]}"; do
+		[ "$name" = exported_symbols ] ||
+			[ -f "$SOURCE_DIR/test/sql/$name.sql" ] ||
+			[ -f "$SOURCE_DIR/test/specs/$name.spec" ] ||
+			[ -f "$SOURCE_DIR/test/t/$name.pl" ] || fail "there is no test $name"
+	done
+}
+
 # list_tests SUITE DIRECTORY EXTENSION: the wanted ones of a folder, by name.
 list_tests()
 {
@@ -321,13 +334,14 @@ finish()
 		say "failed: $failure"
 	done
 	if [ $((PASSED + ${#FAILED[@]})) -eq 0 ]; then
-		say "no test has this name" >&2
+		say "no test ran" >&2
 	fi
 	say "$PASSED passed, ${#FAILED[@]} failed"
 	[ "$PASSED" -gt 0 ] && [ "${#FAILED[@]}" -eq 0 ]
 }
 
 parse_arguments "$@"
+check_names
 # shellcheck disable=SC2119
 ensure_packages
 make_work_dir test
