@@ -256,9 +256,9 @@ copy_source()
 		as_postgres tar --extract --directory="$1"
 }
 
-# build_extension [MAKE-ARGUMENT...]: build a copy of the tree with the caller's
-# COPT and install it into DESTDIR; false if that fails, with the end of the
-# compiler's output.  Sets BUILD_DIR (the copy) and DESTDIR.
+# build_extension: build a copy of the tree with the caller's
+# COPT and install it into DESTDIR; false if that fails, with the compiler's
+# complaints.  Sets BUILD_DIR (the copy) and DESTDIR.
 build_extension()
 {
 	local log=$WORK/build.log status=0
@@ -270,10 +270,9 @@ build_extension()
 		COPT="${COPT:-}" all >"$log" 2>&1 &&
 		run_child make --directory="$BUILD_DIR" PG_CONFIG="$PG_CONFIG" \
 			COPT="${COPT:-}" DESTDIR="$DESTDIR" install >>"$log" 2>&1 || status=$?
+	# what the compilers said, without the commands that called them
 	if [ "$status" -ne 0 ]; then
-		grep -E -A 5 '(error|warning):' "$log" | head -n 100 >&2 || true
-		say "--- the end of the build's output" >&2
-		tail -n 20 "$log" >&2
+		grep -v -E '^([^ ]*/)?(gcc|clang)(-[0-9]+)? ' "$log" | head -n 100 >&2 || true
 	else
 		grep -E -A 5 'warning:' "$log" | head -n 100 >&2 || true
 	fi
