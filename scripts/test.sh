@@ -215,7 +215,8 @@ show_regress_failure()
 	if [ -s "$output/regression.diffs" ]; then
 		head -n "$SHOWN_LINES" "$output/regression.diffs"
 	else
-		tail -n 30 "$output/log"
+		# awk ends the last line, which later pg_regress leave open
+		tail -n 30 "$output/log" | awk 1
 	fi
 	if server_crashed; then
 		say "--- the server's log"
