@@ -30,7 +30,7 @@ es_progress_open(Snapshot snapshot)
 	EsProgressReader reader;
 
 	reader.rel = table_open(es_relation_oid(ES_PROGRESS), AccessShareLock);
-	reader.index = index_open(es_primary_key_oid(reader.rel), AccessShareLock);
+	reader.index = index_open(RelationGetPrimaryKeyIndex(reader.rel), AccessShareLock);
 	reader.snapshot = snapshot;
 	return reader;
 }
