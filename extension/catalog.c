@@ -34,6 +34,7 @@ static const struct
 	[ES_EPOCH] = {ES_INTERNAL_SCHEMA, "epoch"},
 	[ES_IDEMPOTENCY] = {ES_INTERNAL_SCHEMA, "idempotency"},
 	[ES_SUBSCRIPTION] = {ES_SCHEMA, "subscription"},
+	[ES_SUBSCRIPTION_STATUS] = {ES_SCHEMA, "subscription_status"},
 	[ES_PROGRESS] = {ES_INTERNAL_SCHEMA, "progress"},
 };
 

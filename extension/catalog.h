@@ -22,6 +22,7 @@ typedef enum EsRelation
 	ES_EPOCH,
 	ES_IDEMPOTENCY,
 	ES_SUBSCRIPTION,
+	ES_SUBSCRIPTION_STATUS,
 	ES_PROGRESS
 } EsRelation;
 

@@ -11,6 +11,21 @@
 /* Longest part of a bad value that an error message repeats. */
 #define SHOWN_LENGTH 64
 
+/*
+ * Is there a byte that would garble a log line or a header?  All bytes of a
+ * multibyte character are above these, in every server encoding.
+ */
+bool
+es_has_control_character(const char *string)
+{
+	for (; *string != '\0'; string++)
+	{
+		if ((unsigned char) *string < ' ' || *string == 0x7f)
+			return true;
+	}
+	return false;
+}
+
 /* Raises an error unless `target` is one; `endpoint` is for the message. */
 typedef void (*CheckTarget) (const char *target, const char *endpoint);
 
@@ -59,6 +74,10 @@ es_endpoint_parse(const char *endpoint)
 	const char *colon = strchr(endpoint, ':');
 	EsEndpoint	result;
 
+	if (es_has_control_character(endpoint))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("endpoint must not contain control characters")));
 	if (colon == NULL || colon == endpoint)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -17,6 +17,7 @@ typedef struct EsEndpoint
 	char	   *target;			/* notify: the channel */
 } EsEndpoint;
 
+extern bool es_has_control_character(const char *string);
 extern EsEndpoint es_endpoint_parse(const char *endpoint);
 
 #endif							/* ES_ENDPOINT_H */

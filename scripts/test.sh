@@ -171,7 +171,7 @@ regress()
 {
 	local program=$1 name=$2 output=$WORK/output/$2 status=0
 	local options=(--inputdir="$WORK/input" --outputdir="$output" --bindir="$PG_BINDIR"
-		--host="$PGHOST" --port="$PGPORT" --user="$PGUSER" --load-extension=eventstore)
+		--host="$PGHOST" --port="$PGPORT" --user="$PGUSER")
 
 	if "$program" --help | grep -q -e --expecteddir; then
 		options+=(--expecteddir="$WORK/input")

@@ -133,7 +133,7 @@ CREATE TABLE eventstore_internal.progress (
 	recorded_at		timestamptz	NOT NULL,
 	PRIMARY KEY (subscription, step)
 );
-COMMENT ON TABLE eventstore_internal.progress IS 'how far each subscription is, appended; position: all before is done; previous: last position delivered';
+COMMENT ON TABLE eventstore_internal.progress IS 'how far each subscription is, appended; position: all before is done; previous: last position delivered, or where it began';
 
 -- Whatever way the table changes, a restore included: the dispatcher hears of it.
 CREATE FUNCTION eventstore_internal.subscription_changed() RETURNS trigger
@@ -143,6 +143,76 @@ CREATE TRIGGER subscription_changed
 	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON eventstore.subscription
 	FOR EACH STATEMENT EXECUTE FUNCTION eventstore_internal.subscription_changed();
 ALTER TABLE eventstore.subscription ENABLE ALWAYS TRIGGER subscription_changed;
+
+CREATE FUNCTION eventstore.subscribe(
+	name text,
+	endpoint text,
+	types text[] DEFAULT '{*}',
+	filter jsonpath DEFAULT NULL,
+	start_after bigint DEFAULT NULL,
+	replace boolean DEFAULT false) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_subscribe';
+COMMENT ON FUNCTION eventstore.subscribe(text, text, text[], jsonpath, bigint, boolean) IS 'has events delivered to an endpoint, from now on or from after a position; repeating it changes nothing';
+
+CREATE FUNCTION eventstore.alter_subscription(name text, changes jsonb) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_alter_subscription';
+COMMENT ON FUNCTION eventstore.alter_subscription(text, jsonb) IS 'changes a subscription''s endpoint, types or filter, and keeps its progress';
+
+CREATE FUNCTION eventstore.unsubscribe(name text, if_exists boolean DEFAULT false) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_unsubscribe';
+COMMENT ON FUNCTION eventstore.unsubscribe(text, boolean) IS 'ends a subscription and forgets its progress';
+
+CREATE FUNCTION eventstore.pause(name text, reason text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_pause';
+COMMENT ON FUNCTION eventstore.pause(text, text) IS 'delivers nothing to a subscription until resume(); its events are kept';
+
+CREATE FUNCTION eventstore.resume(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_resume';
+COMMENT ON FUNCTION eventstore.resume(text) IS 'delivers what has come since pause(), and goes on';
+
+-- A function in a view runs with the privileges of whoever selects from the
+-- view.  This one shows itself to whoever may do that.
+CREATE FUNCTION eventstore_internal.subscription_status() RETURNS TABLE (
+	name text,
+	endpoint text,
+	types text[],
+	owner regrole,
+	state text,
+	state_reason text,
+	"position" bigint,
+	lag_events bigint,
+	lag interval,
+	delivered bigint,
+	last_success_at timestamptz,
+	last_error text,
+	last_error_at timestamptz)
+	LANGUAGE c VOLATILE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'es_subscription_status';
+COMMENT ON FUNCTION eventstore_internal.subscription_status() IS 'the rows of eventstore.subscription_status, for those who may select from it';
+
+CREATE VIEW eventstore.subscription_status AS
+	SELECT s.name, s.endpoint, s.types, s.owner, s.state, s.state_reason, s.position, s.lag_events,
+		   s.lag, s.delivered, s.last_success_at, s.last_error, s.last_error_at
+	FROM eventstore_internal.subscription_status() s;
+COMMENT ON VIEW eventstore.subscription_status IS 'subscriptions and how far they are; where nothing matched, the figures may be a second old';
+COMMENT ON COLUMN eventstore.subscription_status.name IS 'the subscription';
+COMMENT ON COLUMN eventstore.subscription_status.endpoint IS 'target, e.g. notify:orders';
+COMMENT ON COLUMN eventstore.subscription_status.types IS 'type patterns, any of which selects an event';
+COMMENT ON COLUMN eventstore.subscription_status.owner IS 'role that subscribed';
+COMMENT ON COLUMN eventstore.subscription_status.state IS 'active, paused, or stalled: active, but nothing is delivered at present';
+COMMENT ON COLUMN eventstore.subscription_status.state_reason IS 'why it is paused or stalled';
+COMMENT ON COLUMN eventstore.subscription_status.position IS 'everything in the feed up to here is done';
+COMMENT ON COLUMN eventstore.subscription_status.lag_events IS 'events in the feed behind that, wanted or not';
+COMMENT ON COLUMN eventstore.subscription_status.lag IS 'for how long the first of them has been in the feed; 0 when there is none';
+COMMENT ON COLUMN eventstore.subscription_status.delivered IS 'events delivered since it was made';
+COMMENT ON COLUMN eventstore.subscription_status.last_success_at IS 'when it last got on, by an event delivered or passed over';
+COMMENT ON COLUMN eventstore.subscription_status.last_error IS 'why delivery fails at present; NULL when it does not';
+COMMENT ON COLUMN eventstore.subscription_status.last_error_at IS 'when that was last tried';
 
 --
 -- Emit
@@ -221,10 +291,25 @@ CREATE FUNCTION eventstore.position_at(at timestamptz) RETURNS bigint
 COMMENT ON FUNCTION eventstore.position_at(timestamptz) IS 'position of the last event sealed at or before the given time; read(after => it) continues from there';
 
 --
--- Last: start the dispatcher when this commits
+-- Start
 --
 
 CREATE FUNCTION eventstore_internal.installed() RETURNS void
 	LANGUAGE c AS 'MODULE_PATHNAME', 'es_installed';
 COMMENT ON FUNCTION eventstore_internal.installed() IS 'called by the install script: starts the dispatcher at commit, or warns that none will run';
+
+--
+-- Privileges
+--
+-- PUBLIC may use the schema and nothing in it: functions are granted to those
+-- who emit, read or administer, and nobody reads or writes the tables by hand.
+--
+
+REVOKE ALL ON SCHEMA eventstore_internal FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA eventstore, eventstore_internal FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA eventstore, eventstore_internal FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA eventstore, eventstore_internal FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION eventstore_internal.subscription_status() TO PUBLIC;
+
+-- Starts the dispatcher when this commits.
 SELECT eventstore_internal.installed();
