@@ -137,11 +137,15 @@ es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode)
 	return NULL;				/* keep compiler quiet */
 }
 
-/* Is the extension installed in this database?  Needs a transaction. */
+/*
+ * Is the extension installed in this database?  Needs a transaction.  Cheap
+ * while it is: DROP EXTENSION makes us forget the OIDs.
+ */
 bool
 es_extension_installed(void)
 {
-	return OidIsValid(get_extension_oid(ES_EXTENSION, true));
+	return OidIsValid(relation_oids[ES_EVENT]) ||
+		OidIsValid(get_extension_oid(ES_EXTENSION, true));
 }
 
 /*

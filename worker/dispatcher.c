@@ -116,7 +116,17 @@ create_partitions_ahead(void)
 	}
 }
 
-/* What is done once per poll.  Ends the process when there is nothing to do here. */
+/* Without the extension there is nothing to do here. */
+static void
+end_unless_installed(void)
+{
+	if (es_extension_installed())
+		return;
+	es_dispatcher_set_end_state(ES_SLOT_NOT_INSTALLED);
+	proc_exit(0);
+}
+
+/* What is done once per poll; ends the process when it is in the way. */
 static void
 poll(void)
 {
@@ -129,11 +139,7 @@ poll(void)
 		es_dispatcher_set_end_state(ES_SLOT_MADE_WAY);
 		proc_exit(0);
 	}
-	if (!es_extension_installed())
-	{
-		es_dispatcher_set_end_state(ES_SLOT_NOT_INSTALLED);
-		proc_exit(0);
-	}
+	end_unless_installed();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	create_partitions_ahead();
 	PopActiveSnapshot();
@@ -148,6 +154,7 @@ seal(void)
 	int64		sealed;
 
 	StartTransactionCommand();
+	end_unless_installed();
 	sealed = es_seal_pass();
 	CommitTransactionCommand();
 	return sealed;
