@@ -9,6 +9,7 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -42,12 +43,14 @@ check_key(const char *key, int length)
 	if (length > ES_MAX_KEY_LENGTH)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("event key \"%.*s...\" is too long", SHOWN_LENGTH, key),
+				 errmsg("event key \"%.*s...\" is too long",
+						pg_mbcliplen(key, length, SHOWN_LENGTH), key),
 				 errdetail("It has %d bytes, the limit is %d.", length, ES_MAX_KEY_LENGTH)));
 	if (key[0] == '{')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("event key \"%.*s\" looks like a JSON object", Min(length, SHOWN_LENGTH), key),
+				 errmsg("event key \"%.*s\" looks like a JSON object",
+						pg_mbcliplen(key, length, SHOWN_LENGTH), key),
 				 errhint("The third argument is the key. Pass headers by name: headers => '{...}'.")));
 }
 
@@ -126,7 +129,8 @@ es_emit_once(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("idempotency key \"%.*s\" must have 1 to %d bytes",
-						Min(length, SHOWN_LENGTH), VARDATA_ANY(idempotency_key), ES_MAX_KEY_LENGTH)));
+						pg_mbcliplen(VARDATA_ANY(idempotency_key), length, SHOWN_LENGTH),
+						VARDATA_ANY(idempotency_key), ES_MAX_KEY_LENGTH)));
 
 	PG_RETURN_INT64(es_outbox_append_once(idempotency_key, &event));
 }
