@@ -146,6 +146,12 @@ string_member(const char *name, int number, const JsonbValue *value)
 	return cstring_to_text_with_len(value->val.string.val, value->val.string.len);
 }
 
+static void
+name_event(void *number)
+{
+	errcontext("event %d of the batch", *(int *) number);
+}
+
 /* Take event number `number` (from 1) out of an emit_batch() array. */
 static EsNewEvent
 event_from_json(JsonbValue *element, int number)
@@ -210,6 +216,8 @@ es_emit_batch(PG_FUNCTION_ARGS)
 	Jsonb	   *array;
 	EsNewEvent *events;
 	int			count;
+	int			number = 0;
+	ErrorContextCallback callback = {.callback = name_event,.arg = &number};
 	int64		first_id;
 
 	if (PG_ARGISNULL(0))
@@ -225,12 +233,17 @@ es_emit_batch(PG_FUNCTION_ARGS)
 	if (count == 0)
 		PG_RETURN_NULL();
 
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	events = palloc_array(EsNewEvent, count);
-	for (int i = 0; i < count; i++)
+	while (number < count)
 	{
+		JsonbValue *element = getIthJsonbValueFromContainer(&array->root, number++);
+
 		CHECK_FOR_INTERRUPTS();
-		events[i] = event_from_json(getIthJsonbValueFromContainer(&array->root, i), i + 1);
+		events[number - 1] = event_from_json(element, number);
 	}
+	error_context_stack = callback.previous;
 
 	first_id = es_outbox_append(events, count);
 	for (int i = 0; i < count; i++)
