@@ -11,7 +11,7 @@ GRANT EXECUTE ON FUNCTION eventstore.emit, eventstore.emit_once, eventstore.emit
 GRANT EXECUTE ON FUNCTION eventstore.read, eventstore.tail, eventstore.head, eventstore.position_at TO regress_reader;
 GRANT EXECUTE ON FUNCTION eventstore.subscribe, eventstore.alter_subscription, eventstore.unsubscribe,
 	eventstore.pause, eventstore.resume, eventstore.seal TO regress_admin;
-GRANT SELECT ON eventstore.subscription_status TO regress_admin;
+GRANT SELECT ON eventstore.subscription, eventstore.subscription_status TO regress_admin;
 
 SELECT eventstore.emit('a', '{}', 'k');
 SELECT eventstore.seal();
