@@ -29,7 +29,7 @@ es_progress_open(Snapshot snapshot)
 {
 	EsProgressReader reader;
 
-	reader.rel = table_open(es_relation_oid(ES_PROGRESS), AccessShareLock);
+	reader.rel = es_table_open(ES_PROGRESS, AccessShareLock);
 	reader.index = es_index_open(reader.rel, Anum_progress_subscription, AccessShareLock);
 	reader.snapshot = snapshot;
 	return reader;

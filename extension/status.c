@@ -70,7 +70,7 @@ typedef struct Situation
 static void
 read_runs(Situation *situation)
 {
-	Relation	rel = table_open(es_relation_oid(ES_EPOCH), AccessShareLock);
+	Relation	rel = es_table_open(ES_EPOCH, AccessShareLock);
 	Relation	index = es_index_open(rel, Anum_epoch_first_position, AccessShareLock);
 	SysScanDesc scan = systable_beginscan_ordered(rel, index, situation->snapshot, 0, NULL);
 	int64		head = es_feed_head(situation->snapshot);
