@@ -10,6 +10,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
@@ -26,16 +27,17 @@ static const struct
 {
 	const char *schema;
 	const char *name;
+	int			ncolumns;		/* of those opened by es_table_open() */
 }			relations[ES_NUM_RELATIONS] = {
 	[ES_EVENT] = {ES_SCHEMA, "event"},
 	[ES_EVENT_ID] = {ES_INTERNAL_SCHEMA, "event_id"},
-	[ES_SEGMENT] = {ES_INTERNAL_SCHEMA, "segment"},
-	[ES_PASS] = {ES_INTERNAL_SCHEMA, "pass"},
-	[ES_EPOCH] = {ES_INTERNAL_SCHEMA, "epoch"},
+	[ES_SEGMENT] = {ES_INTERNAL_SCHEMA, "segment", Natts_segment},
+	[ES_PASS] = {ES_INTERNAL_SCHEMA, "pass", Natts_pass},
+	[ES_EPOCH] = {ES_INTERNAL_SCHEMA, "epoch", Natts_epoch},
 	[ES_IDEMPOTENCY] = {ES_INTERNAL_SCHEMA, "idempotency"},
 	[ES_SUBSCRIPTION] = {ES_SCHEMA, "subscription"},
 	[ES_SUBSCRIPTION_STATUS] = {ES_SCHEMA, "subscription_status"},
-	[ES_PROGRESS] = {ES_INTERNAL_SCHEMA, "progress"},
+	[ES_PROGRESS] = {ES_INTERNAL_SCHEMA, "progress", Natts_progress},
 };
 
 static Oid	relation_oids[ES_NUM_RELATIONS];
@@ -104,9 +106,36 @@ es_recorded_event_type(void)
 }
 
 /*
+ * Open one of our tables.  Code that takes its rows apart relies on its shape,
+ * so somebody who added a column hears of it here.
+ */
+Relation
+es_table_open(EsRelation which, LOCKMODE lockmode)
+{
+	Relation	rel = table_open(es_relation_oid(which), lockmode);
+
+	if (RelationGetNumberOfAttributes(rel) != relations[which].ncolumns)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table \"%s.%s\" has %d columns, expected %d",
+						relations[which].schema, relations[which].name,
+						RelationGetNumberOfAttributes(rel), relations[which].ncolumns),
+				 errhint("Columns must not be added to the tables of eventstore.")));
+	return rel;
+}
+
+static bool
+is_ordered_by(Relation index, AttrNumber column)
+{
+	return index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indisvalid &&
+		index->rd_index->indkey.values[0] == column &&
+		RelationGetIndexPredicate(index) == NIL;
+}
+
+/*
  * Open the index by which one of our tables or partitions is read in the order
- * of a column: any that is complete and begins with it.  An error if there is
- * none.
+ * of a column: the primary key if it begins with it, else any complete index
+ * that does.  An error if there is none.
  */
 Relation
 es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode)
@@ -114,13 +143,13 @@ es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode)
 	List	   *indexes = RelationGetIndexList(rel);
 	ListCell   *lc;
 
+	if (OidIsValid(rel->rd_pkindex))
+		indexes = lcons_oid(rel->rd_pkindex, indexes);
 	foreach(lc, indexes)
 	{
 		Relation	index = index_open(lfirst_oid(lc), lockmode);
 
-		if (index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indisvalid &&
-			index->rd_index->indkey.values[0] == column &&
-			RelationGetIndexPredicate(index) == NIL)
+		if (is_ordered_by(index, column))
 		{
 			list_free(indexes);
 			return index;

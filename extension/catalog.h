@@ -104,6 +104,7 @@ enum
 extern void es_catalog_init(void);
 extern Oid	es_relation_oid(EsRelation which);
 extern Oid	es_recorded_event_type(void);
+extern Relation es_table_open(EsRelation which, LOCKMODE lockmode);
 extern Relation es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode);
 extern bool es_extension_installed(void);
 extern void es_become_owner(Oid *saved_user, int *saved_context);

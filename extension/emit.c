@@ -9,6 +9,7 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -42,12 +43,14 @@ check_key(const char *key, int length)
 	if (length > ES_MAX_KEY_LENGTH)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("event key \"%.*s...\" is too long", SHOWN_LENGTH, key),
+				 errmsg("event key \"%.*s...\" is too long",
+						pg_mbcliplen(key, length, SHOWN_LENGTH), key),
 				 errdetail("It has %d bytes, the limit is %d.", length, ES_MAX_KEY_LENGTH)));
 	if (key[0] == '{')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("event key \"%.*s\" looks like a JSON object", Min(length, SHOWN_LENGTH), key),
+				 errmsg("event key \"%.*s\" looks like a JSON object",
+						pg_mbcliplen(key, length, SHOWN_LENGTH), key),
 				 errhint("The third argument is the key. Pass headers by name: headers => '{...}'.")));
 }
 
@@ -126,7 +129,8 @@ es_emit_once(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("idempotency key \"%.*s\" must have 1 to %d bytes",
-						Min(length, SHOWN_LENGTH), VARDATA_ANY(idempotency_key), ES_MAX_KEY_LENGTH)));
+						pg_mbcliplen(VARDATA_ANY(idempotency_key), length, SHOWN_LENGTH),
+						VARDATA_ANY(idempotency_key), ES_MAX_KEY_LENGTH)));
 
 	PG_RETURN_INT64(es_outbox_append_once(idempotency_key, &event));
 }
@@ -140,6 +144,12 @@ string_member(const char *name, int number, const JsonbValue *value)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" of event %d must be a string", name, number)));
 	return cstring_to_text_with_len(value->val.string.val, value->val.string.len);
+}
+
+static void
+name_event(void *number)
+{
+	errcontext("event %d of the batch", *(int *) number);
 }
 
 /* Take event number `number` (from 1) out of an emit_batch() array. */
@@ -206,6 +216,8 @@ es_emit_batch(PG_FUNCTION_ARGS)
 	Jsonb	   *array;
 	EsNewEvent *events;
 	int			count;
+	int			number = 0;
+	ErrorContextCallback callback = {.callback = name_event, .arg = &number};
 	int64		first_id;
 
 	if (PG_ARGISNULL(0))
@@ -221,12 +233,17 @@ es_emit_batch(PG_FUNCTION_ARGS)
 	if (count == 0)
 		PG_RETURN_NULL();
 
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	events = palloc_array(EsNewEvent, count);
-	for (int i = 0; i < count; i++)
+	while (number < count)
 	{
+		JsonbValue *element = getIthJsonbValueFromContainer(&array->root, number++);
+
 		CHECK_FOR_INTERRUPTS();
-		events[i] = event_from_json(getIthJsonbValueFromContainer(&array->root, i), i + 1);
+		events[number - 1] = event_from_json(element, number);
 	}
+	error_context_stack = callback.previous;
 
 	first_id = es_outbox_append(events, count);
 	for (int i = 0; i < count; i++)

@@ -59,7 +59,7 @@ es_epoch_init(void)
 bool
 es_epoch_last(Snapshot snapshot, EsEpoch *epoch)
 {
-	Relation	rel = table_open(es_relation_oid(ES_EPOCH), AccessShareLock);
+	Relation	rel = es_table_open(ES_EPOCH, AccessShareLock);
 	Relation	index = es_index_open(rel, Anum_epoch_first_position, AccessShareLock);
 	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
 	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);

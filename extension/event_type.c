@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
 #include "extension/event_type.h"
@@ -59,7 +60,8 @@ es_check_type(const char *type, int length)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 length == 0 ? errmsg("event type must not be empty") :
 				 length > ES_MAX_TYPE_LENGTH ?
-				 errmsg("event type \"%.*s...\" is too long", SHOWN_LENGTH, type) :
+				 errmsg("event type \"%.*s...\" is too long",
+						pg_mbcliplen(type, length, SHOWN_LENGTH), type) :
 				 errmsg("invalid event type \"%.*s\"", length, type),
 				 errdetail("A type has 1 to %d characters, each one of A-Z a-z 0-9 _ . : / -",
 						   ES_MAX_TYPE_LENGTH)));
@@ -111,7 +113,8 @@ es_type_filter_make(ArrayType *array)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid type pattern \"%.*s\"",
-							ES_MAX_TYPE_LENGTH, pattern->text),
+							pg_mbcliplen(pattern->text, strlen(pattern->text), ES_MAX_TYPE_LENGTH),
+							pattern->text),
 					 errhint("A pattern is a type such as 'order.canceled', 'order.*' for all below it, or '*'.")));
 	}
 	return filter;

@@ -98,7 +98,7 @@ last_segment_upto(Relation rel, Relation index, Snapshot snapshot, int64 positio
 bool
 es_feed_segment_upto(Snapshot snapshot, int64 position, EsSegment *segment)
 {
-	Relation	rel = table_open(es_relation_oid(ES_SEGMENT), AccessShareLock);
+	Relation	rel = es_table_open(ES_SEGMENT, AccessShareLock);
 	Relation	index = es_index_open(rel, Anum_segment_first_position, AccessShareLock);
 	bool		found = last_segment_upto(rel, index, snapshot, position, segment);
 
@@ -131,7 +131,7 @@ es_feed_begin(EsFeed *feed, Snapshot snapshot, int64 after, int64 upto)
 	scan->snapshot = snapshot;
 	scan->after = after;
 	scan->upto = upto;
-	scan->segments = table_open(es_relation_oid(ES_SEGMENT), AccessShareLock);
+	scan->segments = es_table_open(ES_SEGMENT, AccessShareLock);
 	scan->segments_index = es_index_open(scan->segments, Anum_segment_first_position, AccessShareLock);
 
 	/* Begin with the segment that the first wanted position may lie within. */
@@ -187,7 +187,7 @@ static Epoch
 find_epoch(Snapshot snapshot, int64 position)
 {
 	Epoch		epoch = {.is_last = true};
-	Relation	rel = table_open(es_relation_oid(ES_EPOCH), AccessShareLock);
+	Relation	rel = es_table_open(ES_EPOCH, AccessShareLock);
 	Relation	index = es_index_open(rel, Anum_epoch_first_position, AccessShareLock);
 	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
 	HeapTuple	tuple;
@@ -224,7 +224,7 @@ find_epoch(Snapshot snapshot, int64 position)
 void
 es_feed_check_position(Snapshot snapshot, int64 after)
 {
-	Relation	rel = table_open(es_relation_oid(ES_SEGMENT), AccessShareLock);
+	Relation	rel = es_table_open(ES_SEGMENT, AccessShareLock);
 	Relation	index = es_index_open(rel, Anum_segment_first_position, AccessShareLock);
 	Epoch		epoch = find_epoch(snapshot, after);
 	int64		next;			/* position that comes next in the feed */

@@ -109,29 +109,25 @@ es_position_at(PG_FUNCTION_ARGS)
 	Snapshot	snapshot = GetActiveSnapshot();
 	int64		low = 0;		/* everything up to here was sealed by then */
 	int64		high = es_feed_head(snapshot);	/* nothing beyond this was */
+	EsSegment	segment;
 
 	while (low < high)
 	{
 		int64		middle = low + (high - low + 1) / 2;
-		EsSegment	segment;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!es_feed_segment_upto(snapshot, middle, &segment))
 			low = middle;		/* before the oldest segment retained */
 		else if (segment.sealed_at <= at)
-			low = Max(middle, segment.last_position);
+			low = Max(middle, segment.last_position);	/* beyond it: between epochs */
 		else
 			high = segment.first_position - 1;
 	}
 
 	/* Between epochs no position exists: step back to one that does. */
-	{
-		EsSegment	segment;
-
-		if (!es_feed_segment_upto(snapshot, low, &segment) || segment.sealed_at > at)
-			PG_RETURN_INT64(0);
-		PG_RETURN_INT64(Min(low, segment.last_position));
-	}
+	if (!es_feed_segment_upto(snapshot, low, &segment))
+		PG_RETURN_INT64(0);
+	PG_RETURN_INT64(Min(low, segment.last_position));
 }
 
 /*

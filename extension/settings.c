@@ -6,6 +6,7 @@
 
 #include <limits.h>
 
+#include "access/xact.h"
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -24,6 +25,31 @@ static char *context = NULL;
 static Jsonb *parsed_context = NULL;	/* of `context`; NULL: not parsed yet, or empty */
 
 /*
+ * Can jsonb hold this?  Not all that is JSON: neither \u0000 nor numbers without
+ * bounds.  What goes wrong in there holds no resource, so that no
+ * subtransaction is needed to go on.
+ */
+static bool
+is_jsonb(const char *text)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	volatile bool result = true;
+
+	PG_TRY();
+	{
+		(void) DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller_context);
+		FlushErrorState();
+		result = false;
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/*
  * eventstore.context: refuse what is not a JSON object where it is set, not in
  * the emit of some later statement.  No error is thrown from here: the hook
  * also runs while a configuration file is read.
@@ -38,8 +64,10 @@ check_context(char **newval, void **extra, GucSource source)
 	if (*start == '\0')
 		return true;
 
+	/* Strings are looked into only where the database's encoding is known. */
 	if (*start != '{' ||
-		pg_parse_json(es_make_json_lexer(*newval), &nullSemAction) != JSON_SUCCESS)
+		pg_parse_json(es_make_json_lexer(*newval), &nullSemAction) != JSON_SUCCESS ||
+		(IsTransactionState() && !is_jsonb(*newval)))
 	{
 		GUC_check_errdetail("It must be a JSON object, such as {\"user\": \"ann\"}.");
 		return false;

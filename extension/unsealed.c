@@ -85,7 +85,7 @@ es_running_from_datum(Datum pg_snapshot)
 void
 es_seal_state_read(Snapshot snapshot, EsSealState *state)
 {
-	Relation	rel = table_open(es_relation_oid(ES_PASS), AccessShareLock);
+	Relation	rel = es_table_open(ES_PASS, AccessShareLock);
 	Relation	index = es_index_open(rel, Anum_pass_pass, AccessShareLock);
 	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
 	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
