@@ -217,7 +217,7 @@ es_emit_batch(PG_FUNCTION_ARGS)
 	EsNewEvent *events;
 	int			count;
 	int			number = 0;
-	ErrorContextCallback callback = {.callback = name_event,.arg = &number};
+	ErrorContextCallback callback = {.callback = name_event, .arg = &number};
 	int64		first_id;
 
 	if (PG_ARGISNULL(0))

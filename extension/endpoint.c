@@ -9,7 +9,7 @@
 #include "extension/endpoint.h"
 
 /* Longest part of a bad value that an error message repeats. */
-#define SHOWN_LENGTH 64
+#define SHOWN_LENGTH 60
 
 /*
  * Is there a byte that would garble a log line or a header?  All bytes of a
@@ -27,7 +27,7 @@ es_has_control_character(const char *string)
 }
 
 /* Raises an error unless `target` is one; `endpoint` is for the message. */
-typedef void (*CheckTarget) (const char *target, const char *endpoint);
+typedef void (*CheckTarget)(const char *target, const char *endpoint);
 
 static void
 check_channel(const char *target, const char *endpoint)
@@ -35,13 +35,16 @@ check_channel(const char *target, const char *endpoint)
 	int			length = strlen(target);
 
 	/* What LISTEN accepts; NOTIFY would refuse it only at the first event. */
-	if (length == 0 || length >= NAMEDATALEN)
+	if (length == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 length == 0 ? errmsg("endpoint \"%s\" names no channel", endpoint) :
+				 errmsg("endpoint \"%s\" names no channel", endpoint)));
+	if (length >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("channel \"%.*s...\" is too long",
-						pg_mbcliplen(target, length, SHOWN_LENGTH - 1), target),
-				 errdetail("A channel has 1 to %d bytes.", NAMEDATALEN - 1)));
+						pg_mbcliplen(target, length, SHOWN_LENGTH), target),
+				 errdetail("It has %d bytes, the limit is %d.", length, NAMEDATALEN - 1)));
 }
 
 static const struct

@@ -68,7 +68,7 @@ es_filter_matches(JsonPath *filter, Jsonb *payload)
 	LOCAL_FCINFO(fcinfo, 4);
 	MemoryContext context = CurrentMemoryContext;
 	Datum volatile found = (Datum) 0;
-	bool		volatile wanted = false;
+	bool volatile wanted = false;
 
 	InitFunctionCallInfoData(*fcinfo, NULL, 4, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = JsonbPGetDatum(payload);

@@ -42,6 +42,15 @@ es_progress_close(EsProgressReader *reader)
 	table_close(reader->rel, AccessShareLock);
 }
 
+/* A bigint, or a timestamptz, which is one too. */
+static int64
+int64_column(EsProgressReader *reader, HeapTuple tuple, AttrNumber column)
+{
+	bool		isnull;
+
+	return DatumGetInt64(heap_getattr(tuple, column, RelationGetDescr(reader->rel), &isnull));
+}
+
 /* The last progress of a subscription; false when there is none. */
 bool
 es_progress_last(EsProgressReader *reader, int32 subscription, EsProgress *progress)
@@ -57,14 +66,11 @@ es_progress_last(EsProgressReader *reader, int32 subscription, EsProgress *progr
 
 	if (HeapTupleIsValid(tuple))
 	{
-		TupleDesc	desc = RelationGetDescr(reader->rel);
-		bool		isnull;
-
-		progress->step = DatumGetInt64(heap_getattr(tuple, Anum_progress_step, desc, &isnull));
-		progress->position = DatumGetInt64(heap_getattr(tuple, Anum_progress_position, desc, &isnull));
-		progress->previous = DatumGetInt64(heap_getattr(tuple, Anum_progress_previous, desc, &isnull));
-		progress->delivered = DatumGetInt64(heap_getattr(tuple, Anum_progress_delivered, desc, &isnull));
-		progress->recorded_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_progress_recorded_at, desc, &isnull));
+		progress->step = int64_column(reader, tuple, Anum_progress_step);
+		progress->position = int64_column(reader, tuple, Anum_progress_position);
+		progress->previous = int64_column(reader, tuple, Anum_progress_previous);
+		progress->delivered = int64_column(reader, tuple, Anum_progress_delivered);
+		progress->recorded_at = int64_column(reader, tuple, Anum_progress_recorded_at);
 	}
 	systable_endscan_ordered(scan);
 

@@ -84,6 +84,8 @@ read_runs(Situation *situation)
 		TupleDesc	desc = RelationGetDescr(rel);
 		Run		   *run;
 		bool		isnull;
+		Datum		first = heap_getattr(tuple, Anum_epoch_first_position, desc, &isnull);
+		Datum		ended = heap_getattr(tuple, Anum_epoch_previous_head, desc, &isnull);
 
 		if (situation->nruns == size)
 		{
@@ -91,10 +93,10 @@ read_runs(Situation *situation)
 			situation->runs = repalloc(situation->runs, size * sizeof(Run));
 		}
 		run = &situation->runs[situation->nruns++];
-		run->first = DatumGetInt64(heap_getattr(tuple, Anum_epoch_first_position, desc, &isnull));
+		run->first = DatumGetInt64(first);
 		run->last = Max(head, run->first - 1);
 		if (situation->nruns > 1)
-			run[-1].last = DatumGetInt64(heap_getattr(tuple, Anum_epoch_previous_head, desc, &isnull));
+			run[-1].last = DatumGetInt64(ended);
 	}
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
@@ -137,6 +139,13 @@ age_of_position(const Situation *situation, int64 position)
 							   TimestampTzGetDatum(since));
 }
 
+static void
+set_column(Datum *values, bool *isnull, AttrNumber column, Datum value)
+{
+	values[column - 1] = value;
+	isnull[column - 1] = false;
+}
+
 /* Put one row together.  Reference values point into `tuple` or are palloc'd. */
 static void
 fill_status(const Situation *situation, HeapTuple tuple, TupleDesc desc,
@@ -151,42 +160,49 @@ fill_status(const Situation *situation, HeapTuple tuple, TupleDesc desc,
 		{Anum_status_state_reason, Anum_subscription_state_reason},
 	};
 	EsProgress	progress;
+	int32		id;
 	bool		active;
 	const char *stall = situation->stall;
 	bool		null;
 
-#define SET(column, value) (values[(column) - 1] = (value), isnull[(column) - 1] = false)
 	memset(isnull, true, Natts_status * sizeof(bool));
 	for (int i = 0; i < lengthof(copied); i++)
-		values[copied[i][0] - 1] = heap_getattr(tuple, copied[i][1], desc, &isnull[copied[i][0] - 1]);
+	{
+		int			to = copied[i][0] - 1;
+
+		values[to] = heap_getattr(tuple, copied[i][1], desc, &isnull[to]);
+	}
 	active = strcmp(TextDatumGetCString(values[Anum_status_state - 1]), "active") == 0;
 
-	if (es_progress_last(reader, DatumGetInt32(heap_getattr(tuple, Anum_subscription_id, desc, &null)),
-						 &progress))
+	id = DatumGetInt32(heap_getattr(tuple, Anum_subscription_id, desc, &null));
+	if (es_progress_last(reader, id, &progress))
 	{
 		int64		next;
+		int64		behind = count_behind(situation, progress.position, &next);
 
-		SET(Anum_status_position, Int64GetDatum(progress.position));
-		SET(Anum_status_lag_events, Int64GetDatum(count_behind(situation, progress.position, &next)));
-		SET(Anum_status_lag, age_of_position(situation, next));
-		SET(Anum_status_delivered, Int64GetDatum(progress.delivered));
+		set_column(values, isnull, Anum_status_position, Int64GetDatum(progress.position));
+		set_column(values, isnull, Anum_status_lag_events, Int64GetDatum(behind));
+		set_column(values, isnull, Anum_status_lag, age_of_position(situation, next));
+		set_column(values, isnull, Anum_status_delivered, Int64GetDatum(progress.delivered));
 		if (progress.step > 0)
-			SET(Anum_status_last_success_at, TimestampTzGetDatum(progress.recorded_at));
+			set_column(values, isnull, Anum_status_last_success_at,
+					   TimestampTzGetDatum(progress.recorded_at));
 	}
 	else
 		stall = "its progress is lost";
 
 	if (active && stall != NULL)
 	{
-		SET(Anum_status_state, CStringGetTextDatum("stalled"));
-		SET(Anum_status_state_reason, CStringGetTextDatum(stall));
+		set_column(values, isnull, Anum_status_state, CStringGetTextDatum("stalled"));
+		set_column(values, isnull, Anum_status_state_reason, CStringGetTextDatum(stall));
 	}
 	if (active && situation->dispatcher.last_error[0] != '\0')
 	{
-		SET(Anum_status_last_error, CStringGetTextDatum(situation->dispatcher.last_error));
-		SET(Anum_status_last_error_at, TimestampTzGetDatum(situation->dispatcher.last_error_at));
+		set_column(values, isnull, Anum_status_last_error,
+				   CStringGetTextDatum(situation->dispatcher.last_error));
+		set_column(values, isnull, Anum_status_last_error_at,
+				   TimestampTzGetDatum(situation->dispatcher.last_error_at));
 	}
-#undef SET
 }
 
 static Situation

@@ -49,7 +49,7 @@ PG_FUNCTION_INFO_V1(es_resume);
 PG_FUNCTION_INFO_V1(es_subscription_changed);
 
 /* Longest part of a bad value that an error message repeats. */
-#define SHOWN_LENGTH 64
+#define SHOWN_LENGTH 60
 
 /* What subscribe() defines and alter_subscription() changes. */
 typedef struct Definition
@@ -130,13 +130,16 @@ check_name(const char *name)
 {
 	int			length = strlen(name);
 
-	if (length == 0 || length >= NAMEDATALEN)
+	if (length == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 length == 0 ? errmsg("subscription name must not be empty") :
+				 errmsg("subscription name must not be empty")));
+	if (length >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("subscription name \"%.*s...\" is too long",
-						pg_mbcliplen(name, length, SHOWN_LENGTH - 1), name),
-				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
+						pg_mbcliplen(name, length, SHOWN_LENGTH), name),
+				 errdetail("It has %d bytes, the limit is %d.", length, NAMEDATALEN - 1)));
 	if (es_has_control_character(name))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -164,8 +167,9 @@ show_types(ArrayType *types)
 static char *
 show_filter(JsonPath *filter)
 {
-	return filter == NULL ? "none" :
-		DatumGetCString(DirectFunctionCall1(jsonpath_out, PointerGetDatum(filter)));
+	if (filter == NULL)
+		return "none";
+	return DatumGetCString(DirectFunctionCall1(jsonpath_out, PointerGetDatum(filter)));
 }
 
 /* How `b` differs from `a`, for an error's detail; NULL when it does not. */
@@ -202,7 +206,8 @@ lock_subscription(const char *name, Stored *stored)
 	bool		isnull;
 
 	execute("SELECT id, endpoint, types, filter, owner, state, state_reason FROM " ES_SCHEMA ".subscription "
-			"WHERE name OPERATOR(pg_catalog.=) $1 FOR UPDATE", 1, types, args);
+			"WHERE name OPERATOR(pg_catalog.=) $1 FOR UPDATE",
+			1, types, args);
 	if (SPI_processed == 0)
 		return false;
 
@@ -248,10 +253,11 @@ update_definition(int32 id, const Definition *definition)
 {
 	Oid			types[] = {INT4OID, TEXTOID, TEXTARRAYOID, JSONPATHOID};
 	Datum		args[] = {Int32GetDatum(id), CStringGetTextDatum(definition->endpoint),
-	PointerGetDatum(definition->types), PointerGetDatum(definition->filter)};
+					PointerGetDatum(definition->types), PointerGetDatum(definition->filter)};
 
 	execute("UPDATE " ES_SCHEMA ".subscription SET endpoint = $2, types = $3, filter = $4 "
-			"WHERE id OPERATOR(pg_catalog.=) $1", 4, types, args);
+			"WHERE id OPERATOR(pg_catalog.=) $1",
+			4, types, args);
 }
 
 /* Insert a subscription and where it begins; false if the name is taken meanwhile. */
@@ -260,14 +266,15 @@ insert_subscription(const char *name, const Definition *definition, Oid owner, i
 {
 	Oid			types[] = {TEXTOID, TEXTOID, TEXTARRAYOID, JSONPATHOID, REGROLEOID};
 	Datum		args[] = {CStringGetTextDatum(name), CStringGetTextDatum(definition->endpoint),
-		PointerGetDatum(definition->types), PointerGetDatum(definition->filter),
-	ObjectIdGetDatum(owner)};
+					PointerGetDatum(definition->types), PointerGetDatum(definition->filter),
+					ObjectIdGetDatum(owner)};
 	EsSubscription sub = {0};
 	const EsSubscription *subs[] = {&sub};
 	bool		isnull;
 
 	execute("INSERT INTO " ES_SCHEMA ".subscription (name, endpoint, types, filter, owner) "
-			"VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO NOTHING RETURNING id", 5, types, args);
+			"VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO NOTHING RETURNING id",
+			5, types, args);
 	if (SPI_processed == 0)
 		return false;
 
@@ -451,8 +458,10 @@ apply_changes(Jsonb *changes, Definition *definition)
 			definition->filter = NULL;
 			if (value.type == jbvString)
 			{
-				definition->filter = DatumGetJsonPathP(DirectFunctionCall1(jsonpath_in,
-																		   CStringGetDatum(string_from_json(&value))));
+				char	   *path = string_from_json(&value);
+
+				definition->filter =
+					DatumGetJsonPathP(DirectFunctionCall1(jsonpath_in, CStringGetDatum(path)));
 				es_filter_check(definition->filter);
 			}
 		}
@@ -543,10 +552,11 @@ update_state(int32 id, const char *state, const char *reason)
 {
 	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
 	Datum		args[] = {Int32GetDatum(id), CStringGetTextDatum(state),
-	reason == NULL ? (Datum) 0 : CStringGetTextDatum(reason)};
+					reason == NULL ? (Datum) 0 : CStringGetTextDatum(reason)};
 
 	execute("UPDATE " ES_SCHEMA ".subscription SET state = $2, state_reason = $3 "
-			"WHERE id OPERATOR(pg_catalog.=) $1", 3, types, args);
+			"WHERE id OPERATOR(pg_catalog.=) $1",
+			3, types, args);
 }
 
 /*

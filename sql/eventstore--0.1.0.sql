@@ -112,6 +112,7 @@ CREATE TABLE eventstore.subscription (
 	created_at		timestamptz	NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE eventstore.subscription IS 'who wants which events, and where to';
+COMMENT ON SEQUENCE eventstore.subscription_id_seq IS 'ids of subscriptions';
 COMMENT ON COLUMN eventstore.subscription.id IS 'names the subscription in its progress; a name used again gets a new one';
 COMMENT ON COLUMN eventstore.subscription.name IS 'chosen by its owner, unique';
 COMMENT ON COLUMN eventstore.subscription.endpoint IS 'target, e.g. notify:orders';

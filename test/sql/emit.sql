@@ -68,7 +68,8 @@ CREATE TABLE hostile.idempotency (key text, id bigint);
 CREATE FUNCTION hostile.always(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
 CREATE OPERATOR hostile.= (LEFTARG = text, RIGHTARG = text, FUNCTION = hostile.always);
 SET search_path = hostile, eventstore_internal, pg_catalog;
-SELECT eventstore.emit_once('hostile-1', 'a') < eventstore.emit_once('hostile-2', 'a') AS two_events;
+SELECT eventstore.emit_once('hostile-1', 'a') AS first, eventstore.emit_once('hostile-2', 'a') AS second \gset
+SELECT :second - :first AS events, eventstore.emit_once('hostile-2', 'b') - :second AS repeated;
 RESET search_path;
 SET client_min_messages = error;
 DROP SCHEMA hostile CASCADE;

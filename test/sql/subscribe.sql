@@ -24,11 +24,11 @@ CREATE VIEW subscriptions AS
 	FROM eventstore.subscription s LEFT JOIN eventstore_internal.progress p ON p.subscription = s.id
 	GROUP BY s.id, s.name;
 
-CREATE ROLE es_test_ann;
-CREATE ROLE es_test_bob;
+CREATE ROLE regress_ann;
+CREATE ROLE regress_bob;
 GRANT EXECUTE ON FUNCTION eventstore.subscribe, eventstore.alter_subscription, eventstore.unsubscribe,
-	eventstore.pause, eventstore.resume TO es_test_ann, es_test_bob;
-GRANT SELECT ON eventstore.subscription_status TO es_test_ann;
+	eventstore.pause, eventstore.resume TO regress_ann, regress_bob;
+GRANT SELECT ON eventstore.subscription_status TO regress_ann;
 
 --
 -- From now on, from the beginning, from between
@@ -138,14 +138,14 @@ SELECT id > 1 AS new_id FROM subscriptions;
 --
 \pset format unaligned
 \pset tuples_only on
-SET ROLE es_test_ann;
+SET ROLE regress_ann;
 SELECT eventstore.subscribe('ann', 'notify:ann');
 SELECT name, owner FROM eventstore.subscription_status ORDER BY name;
-SET ROLE es_test_bob;
+SET ROLE regress_bob;
 SELECT eventstore.subscribe('ann', 'notify:ann');
 RESET ROLE;
 CREATE TABLE attempts (s text);
-GRANT SELECT ON attempts TO es_test_ann, es_test_bob;
+GRANT SELECT ON attempts TO regress_ann, regress_bob;
 INSERT INTO attempts VALUES
 	($$SELECT eventstore.subscribe('ann', 'notify:bob')$$),
 	($$SELECT eventstore.subscribe('ann', 'notify:bob', replace => true)$$),
@@ -155,16 +155,16 @@ INSERT INTO attempts VALUES
 	($$SELECT eventstore.resume('ann')$$),
 	($$SELECT eventstore.unsubscribe('ann', if_exists => true)$$),
 	($$SELECT eventstore.subscribe('ann', 'notify:ann')$$);
-SET ROLE es_test_bob;
+SET ROLE regress_bob;
 SELECT outcome(s) FROM attempts;
-SET ROLE es_test_ann;
+SET ROLE regress_ann;
 SELECT outcome(s) FROM attempts;
 RESET ROLE;
 DROP TABLE attempts;
 -- a member of the owning role, and a superuser
 SELECT name, owner FROM subscriptions ORDER BY name;
-GRANT es_test_ann TO es_test_bob;
-SET ROLE es_test_bob;
+GRANT regress_ann TO regress_bob;
+SET ROLE regress_bob;
 SELECT eventstore.pause('ann', 'by bob');
 RESET ROLE;
 SELECT eventstore.resume('ann');
@@ -271,4 +271,4 @@ DROP SCHEMA hostile CASCADE;
 DROP VIEW subscriptions;
 DROP FUNCTION outcome;
 DROP EXTENSION eventstore CASCADE;
-DROP ROLE es_test_ann, es_test_bob;
+DROP ROLE regress_ann, regress_bob;
