@@ -372,9 +372,14 @@ es_capture_plan_make(Relation rel, const Trigger *trigger)
 	EsCaptureArgs args;
 	PlanMaker	maker = {0};
 	EsCapturePlan *plan = palloc0(sizeof(EsCapturePlan));
+	MemoryContext parsing = AllocSetContextCreate(CurrentMemoryContext,
+												  "eventstore capture arguments",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext planning = MemoryContextSwitchTo(parsing);
 
 	es_capture_args_parse(&args, trigger->tgname, trigger->tgnargs, trigger->tgargs);
 	check_update_arguments(&args, trigger);
+	MemoryContextSwitchTo(planning);
 
 	plan->context = CurrentMemoryContext;
 	plan->relid = RelationGetRelid(rel);
@@ -412,6 +417,7 @@ es_capture_plan_make(Relation rel, const Trigger *trigger)
 		if (!plan->key.has_column)
 			plan->key.fixed[op] = es_capture_key(plan, op, NULL);
 	}
+	MemoryContextDelete(parsing);
 	return plan;
 }
 

@@ -50,19 +50,23 @@ make_entry(int number, uint32 type, int64 length, int64 end)
 void
 es_jsonb_prepare_names(EsJsonbNames *names, const char *const *sorted, int count)
 {
-	StringInfoData data;
+	int			length = 0;
 
-	initStringInfo(&data);
+	for (int i = 0; i < count; i++)
+		length += strlen(sorted[i]);
+
 	names->count = count;
 	names->entries = palloc(sizeof(JEntry) * (count + 1));
+	names->data = palloc(length + 1);
+	names->data_length = 0;
 	for (int i = 0; i < count; i++)
 	{
 		Assert(i == 0 || es_jsonb_compare_names(sorted[i - 1], sorted[i]) < 0);
-		appendStringInfoString(&data, sorted[i]);
-		names->entries[i] = make_entry(i, JENTRY_ISSTRING, strlen(sorted[i]), data.len);
+		length = strlen(sorted[i]);
+		memcpy(names->data + names->data_length, sorted[i], length);
+		names->data_length += length;
+		names->entries[i] = make_entry(i, JENTRY_ISSTRING, length, names->data_length);
 	}
-	names->data = data.data;
-	names->data_length = data.len;
 }
 
 /* Make room for `length` bytes; returns their offset. */
