@@ -35,7 +35,7 @@ PG_FUNCTION_INFO_V1(es_capture);
 typedef struct Batch
 {
 	EsCapturePlan *plan;
-	MemoryContext context;		/* of the events; reset when they are written */
+	MemoryContext context;		/* of the events and what it took to make them */
 	StringInfoData buffer;		/* in which each payload is built */
 	int			count;
 	EsNewEvent	events[BATCH_EVENTS];
@@ -207,7 +207,6 @@ write_batch(Batch *batch)
 		return;
 	es_outbox_append(batch->events, batch->count);
 	batch->count = 0;
-	MemoryContextReset(batch->context);
 }
 
 /* Add the event of a row; writes the batch when it is full. */
@@ -224,7 +223,6 @@ add_to_batch(Batch *batch, EsCaptureOp op, TupleTableSlot *old, TupleTableSlot *
 		MemoryContextMemAllocated(batch->context, false) > BATCH_BYTES)
 	{
 		write_batch(batch);
-		/* Also when many large rows made no event. */
 		MemoryContextReset(batch->context);
 	}
 	MemoryContextSwitchTo(caller);

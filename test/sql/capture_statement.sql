@@ -80,8 +80,21 @@ SELECT type, count(*), count(DISTINCT key), min(id), max(id), bool_and(key = 'or
 	FROM (SELECT type, key, id, row_number() OVER (PARTITION BY type ORDER BY id) AS place FROM eventstore.event) e
 	GROUP BY type ORDER BY 4;
 TRUNCATE eventstore.event;
-INSERT INTO orders SELECT n, repeat('x', 1000000), n FROM generate_series(1, 20) n;
-SELECT count(*), min(length(payload -> 'new' ->> 'state')) FROM eventstore.event;
+-- A cast to json is called in the midst of it, and looks at the memory in use.
+CREATE TYPE probe AS ENUM ('memory');
+CREATE FUNCTION look(probe) RETURNS json LANGUAGE sql VOLATILE AS $$
+	SELECT to_json(sum(total_bytes) < 16000000) FROM pg_backend_memory_contexts WHERE name = 'eventstore capture batch'
+$$;
+CREATE CAST (probe AS json) WITH FUNCTION look(probe);
+CREATE TABLE large (id integer PRIMARY KEY, document text, probe probe);
+SELECT eventstore.capture_table('large');
+INSERT INTO large SELECT n, repeat('x', 1000000), 'memory' FROM generate_series(1, 30) n;
+SELECT payload -> 'new' -> 'probe' AS bounded, count(*), min(length(payload -> 'new' ->> 'document'))
+	FROM eventstore.event GROUP BY 1;
+DROP TABLE large;
+DROP CAST (probe AS json);
+DROP FUNCTION look;
+DROP TYPE probe;
 DROP TABLE orders;
 TRUNCATE eventstore.event;
 

@@ -59,6 +59,10 @@ CREATE TRIGGER eventstore_capture_update AFTER UPDATE OF state ON orders
 	FOR EACH ROW WHEN (false) EXECUTE FUNCTION eventstore.capture();
 SELECT eventstore.capture_table('orders', ops => '{update}');
 TABLE captures;
+CREATE OR REPLACE TRIGGER eventstore_capture_update AFTER UPDATE ON orders REFERENCING OLD TABLE AS o NEW TABLE AS n
+	FOR EACH ROW EXECUTE FUNCTION eventstore.capture();
+SELECT eventstore.capture_table('orders', ops => '{update}');
+TABLE captures;
 
 -- Names of all sorts; a search_path that leads elsewhere.
 CREATE SCHEMA "My ""Shop""";
