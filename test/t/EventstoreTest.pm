@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -20,6 +21,11 @@ our @EXPORT = qw(
   wait_until_sealed
   feed_is_sound
   log_lines
+  build_listener
+  create_load_tables
+  start_load
+  stop_load
+  feed_is_what_was_committed
 );
 
 # Start a server that preloads the library.  Options: conf (more lines for
@@ -148,6 +154,130 @@ sub log_lines
 	my ($node, $pattern, $offset) = @_;
 
 	return grep { $_ =~ $pattern } split /\n/, slurp_file($node->logfile, $offset // 0);
+}
+
+# Build demo/listener.c and make its tables; returns the program.
+sub build_listener
+{
+	my ($node) = @_;
+	my $demo = "$FindBin::RealBin/../../demo";
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+
+	system_or_bail('make', '--silent', '--always-make', "--directory=$dir", "--file=$demo/Makefile", "VPATH=$demo", 'listener');
+	$node->safe_psql('postgres', slurp_file("$demo/listener.sql"));
+	return "$dir/listener";
+}
+
+# --- load: clients whose committed work is known --------------------------------
+
+# What the load's transactions write beside their events.
+sub create_load_tables
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE ledger (id bigint, client int, n int, i int);
+CREATE TABLE counter (c int PRIMARY KEY, v int);
+INSERT INTO counter SELECT c, 0 FROM generate_series(1, 20) c;
+SQL
+	return;
+}
+
+# A transaction emits up to four events and notes them in the ledger, some of
+# them within a savepoint that is rolled back; it then draws from one of twenty
+# counters and emits what it got, under the counter's row lock.  One in five
+# rolls back.
+my $load_script = <<'PGBENCH';
+\set n :n + 1
+\set events random(1, 4)
+\set c random(1, 20)
+\set verdict random(1, 100)
+\set savepoint random(1, 100)
+BEGIN;
+WITH e AS MATERIALIZED (
+	SELECT eventstore.emit('load', jsonb_build_object('client', :client_id, 'n', :n, 'i', i), key => 'client-' || :client_id) AS id, i
+	FROM generate_series(1, :events) i)
+INSERT INTO ledger SELECT id, :client_id, :n, i FROM e;
+\if :savepoint <= 10
+SAVEPOINT s;
+SELECT eventstore.emit('load.undone');
+ROLLBACK TO s;
+\endif
+WITH u AS MATERIALIZED (
+	UPDATE counter SET v = v + 1 WHERE c = :c RETURNING v),
+e AS MATERIALIZED (
+	SELECT eventstore.emit('counter', to_jsonb(v), key => 'counter-' || :c) AS id FROM u)
+INSERT INTO ledger SELECT id, :client_id, :n, 5 FROM e;
+\if :verdict <= 20
+ROLLBACK;
+\else
+COMMIT;
+\endif
+PGBENCH
+
+# Start pgbench with 16 clients for $seconds at most; further arguments are
+# pgbench options.  $first numbers the clients' transactions, so that several
+# loads follow each other in order.  Returns a handle for stop_load().
+sub start_load
+{
+	my ($node, $seconds, $first, @options) = @_;
+	my $script = PostgreSQL::Test::Utils::tempdir() . '/load.sql';
+
+	append_to_file($script, $load_script);
+	local $ENV{PGHOST} = $node->host;
+	local $ENV{PGPORT} = $node->port;
+	local $ENV{PGAPPNAME} = 'load';
+	my $output = '';
+	return IPC::Run::start(
+		[
+			'pgbench', '--no-vacuum', '--client=16', "--time=$seconds", "--define=n=$first",
+			"--file=$script", @options, 'postgres'
+		],
+		'<', \undef, '>', '/dev/null', '2>', '/dev/null');
+}
+
+# End the load, and wait until its last transactions are over.
+sub stop_load
+{
+	my ($node, $load) = @_;
+
+	$load->signal('TERM');
+	eval { $load->finish };
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'load'")
+	  or die 'the load does not end';
+	return;
+}
+
+# The feed has the events of the ledger, no less and no more, and in the order
+# that it promises: each client's as it emitted them, since its commits returned
+# in between; each counter's by value, since each was emitted under the row lock.
+sub feed_is_what_was_committed
+{
+	my ($node, $name) = @_;
+
+	is($node->safe_psql('postgres', <<'SQL'), '', "$name: the feed is what was committed, in order");
+CREATE TEMP TABLE feed AS SELECT * FROM eventstore.read(0, 2147483647);
+CREATE INDEX ON feed (id);
+ANALYZE feed;
+
+SELECT 'committed and not in the feed: ' || count(*)
+	FROM ledger LEFT JOIN feed USING (id) WHERE feed.id IS NULL HAVING count(*) > 0;
+SELECT 'in the feed and not committed: ' || count(*)
+	FROM feed LEFT JOIN ledger USING (id) WHERE ledger.id IS NULL HAVING count(*) > 0;
+SELECT 'client ' || client || ' transaction ' || n || ' at position ' || position || ' is out of order'
+	FROM (SELECT client, n, position, (n, i) < lag((n, i)) OVER (PARTITION BY client ORDER BY position) AS wrong
+		  FROM feed JOIN ledger USING (id)) e
+	WHERE wrong LIMIT 5;
+SELECT key || ': ' || v || ' at position ' || position || ' follows ' || previous
+	FROM (SELECT key, payload::int AS v, position,
+				 lag(payload::int, 1, 0) OVER (PARTITION BY key ORDER BY position) AS previous
+		  FROM feed WHERE type = 'counter') e
+	WHERE v <> previous + 1 LIMIT 5;
+SELECT 'counter ' || c || ' is ' || v || ', with ' || (SELECT count(*) FROM feed WHERE key = 'counter-' || c) || ' events'
+	FROM counter WHERE v <> (SELECT count(*) FROM feed WHERE key = 'counter-' || c) LIMIT 5;
+SQL
+	return;
 }
 
 1;
