@@ -219,11 +219,11 @@ story_line()
 	printf '   %-34s%s\n' "$1" "$2" | sed 's/ *$//'
 }
 
-# heard ORDER COMMITTED-AT: position, type, key and delay of its event.
+# heard ORDER COMMITTED-AT: its event, and how much later it was received.
 heard()
 {
-	sql "SELECT format('%s  %-15s%-8s', position, type, key) || to_char(
-			1000 * extract(epoch FROM received_at - :'at'::timestamptz), '99990.0')
+	sql "SELECT format('%8s  %2s  %-14s  %s', position, id, type, key) || to_char(
+			1000 * extract(epoch FROM received_at - :'at'::timestamptz), '99990.0 \"ms\"')
 		FROM handled WHERE key = 'order-' || :id" id="$1" at="$2"
 }
 
@@ -306,10 +306,10 @@ show_transactions()
 	wait_until "order 1 is handled" handled "key = 'order-1'"
 	say '\q' >&"${SESSION[1]}"
 
-	story_line "" "the listener hears        ms after COMMIT"
+	story_line "" "position  id  type            key      after COMMIT"
 	story_line "A  begins, cancels order 1 ..." ""
 	story_line "B  cancels order 2, commits" "$(heard 2 "$b")"
-	story_line "C  cancels order 3, rolls back" "nothing"
+	story_line "C  cancels order 3, rolls back" "       -"
 	story_line "D  ships order 4, commits" "$(heard 4 "$d")"
 	story_line "A  ... commits" "$(heard 1 "$a")"
 	claim "A's event has the first id" \
@@ -322,7 +322,7 @@ show_transactions()
 show_away()
 {
 	local started received missed twice milliseconds plain
-	local format='   %-18s received %4d   missed %4d   handled twice %d%s\n'
+	local format='   %-18s received %4d   missed %4d%s\n'
 
 	title 3 "The listener is killed (-9), 1000 orders are canceled, it comes back, 1 more is canceled"
 	sql "CREATE TRIGGER plain AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION plain_notify();"
@@ -348,8 +348,9 @@ show_away()
 
 	# shellcheck disable=SC2059
 	{
-		printf "$format" "with eventstore" "$received" "$missed" "$twice" "   (back in $milliseconds ms)"
-		printf "$format" "with pg_notify" "$plain" "$((1001 - plain))" 0
+		printf "$format" "with eventstore" "$received" "$missed" \
+			"   handled twice $twice   (caught up in $milliseconds ms)"
+		printf "$format" "with pg_notify" "$plain" "$((1001 - plain))" ""
 	}
 	claim "the listener received 1001" [ "$received" -eq 1001 ]
 	claim "the listener missed none" [ "$missed" -eq 0 ]
@@ -392,7 +393,7 @@ show_crash()
 		killed="$killed")
 	printf '   committed %5d   rolled back %5d   (clients had been told of %d commits)\n' \
 		"$committed" "$rolled_back" "$told"
-	printf '   received  %5d   missed %d   handled twice %d   of rolled back %d   (back in %s s)\n' \
+	printf '   received  %5d   missed %d   handled twice %d   from rolled back %d   (back in %s s)\n' \
 		"$received" "$missed" "$twice" "$invented" "$seconds"
 	claim "what clients know to be committed is" [ "$told" -le "$committed" ]
 	claim "received is what was committed" [ "$received" -eq "$committed" ]
