@@ -46,7 +46,7 @@
 
 /* Milliseconds until we try to connect again, doubled each time. */
 #define MIN_PAUSE 100
-#define MAX_PAUSE 10000
+#define MAX_PAUSE 1000
 
 /* An event as handle() gets it; the strings are the server's text. */
 typedef struct Event
