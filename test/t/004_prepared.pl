@@ -16,7 +16,7 @@ use Test::More;
 my $node = new_server(
 	'main',
 	init => [ allows_streaming => 1 ],
-	conf => "max_prepared_transactions = 10\nfsync = on");
+	conf => "max_prepared_transactions = 10\nfsync = on\neventstore.poll_interval = 200ms");
 
 create_extension($node);
 $node->safe_psql('postgres', "SELECT eventstore.subscribe('all', 'notify:all')");

@@ -152,14 +152,16 @@ SQL
 
 # Kill the postmaster, and wait until the processes that it leaves behind have
 # noticed, and until init has collected the postmaster: the next one does not
-# start before.  A server works in its data directory.
+# start before.  A server works in its data directory.  A process that was sent
+# SIGSTOP is killed too.
 sub kill_server
 {
-	my ($node) = @_;
+	my ($node, $stopped) = @_;
 	my $data_dir = $node->data_dir;
 	my ($pid) = split /\n/, slurp_file("$data_dir/postmaster.pid");
 
 	$node->kill9;
+	kill 'KILL', $stopped if $stopped;
 	for my $tries (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return unless -e "/proc/$pid" || grep { (readlink "$_/cwd" // '') eq $data_dir } glob '/proc/[0-9]*';
