@@ -51,6 +51,7 @@
 static struct
 {
 	bool		valid;			/* false: look it up again */
+	bool		changed;		/* heard of a change since we began to look */
 	Oid			parent;
 	EsPartition partition;
 	MemoryContext context;		/* owns all below */
@@ -69,7 +70,10 @@ forget_leaf(Datum arg, Oid relid)
 {
 	/* A change of the parent may detach the leaf without touching it. */
 	if (relid == InvalidOid || relid == leaf.partition.relid || relid == leaf.parent)
+	{
 		leaf.valid = false;
+		leaf.changed = true;
+	}
 }
 
 /* Called once per process, while the library is loaded. */
@@ -81,10 +85,14 @@ es_outbox_init(void)
 										 ALLOCSET_SMALL_SIZES);
 }
 
-/* Learn the shape of a leaf that is open and locked. */
-static void
-remember_leaf(Relation rel, const EsPartition *partition)
+/*
+ * Learn the shape of a leaf that is open and locked.  False if it is not, or no
+ * longer, the leaf for an id, or if something changed meanwhile.
+ */
+static bool
+remember_leaf(Relation rel, int64 id)
 {
+	EsPartition partition;
 	MemoryContext old;
 	List	   *indexes;
 	ListCell   *lc;
@@ -92,15 +100,19 @@ remember_leaf(Relation rel, const EsPartition *partition)
 	leaf.valid = false;
 	MemoryContextReset(leaf.context);
 
+	/* Set before the catalogs are read: if they change under us, we must hear. */
+	leaf.parent = es_relation_oid(ES_EVENT);
+	leaf.partition.relid = RelationGetRelid(rel);
+	leaf.changed = false;
+	leaf.kept_lock.relid = InvalidOid;
+
+	if (!es_partition_find(id, &partition) || partition.relid != leaf.partition.relid)
+		return false;
+	leaf.partition = partition;
+
 	if (RelationGetDescr(rel)->natts < Natts_event)
 		elog(ERROR, "partition \"%s\" has %d columns, expected %d",
 			 RelationGetRelationName(rel), RelationGetDescr(rel)->natts, Natts_event);
-
-	/* Set before the catalogs are read: if they change under us, we must hear. */
-	leaf.parent = es_relation_oid(ES_EVENT);
-	leaf.partition = *partition;
-	leaf.valid = true;
-	leaf.kept_lock.relid = InvalidOid;
 
 	indexes = RelationGetIndexList(rel);
 	old = MemoryContextSwitchTo(leaf.context);
@@ -128,6 +140,10 @@ remember_leaf(Relation rel, const EsPartition *partition)
 	}
 	MemoryContextSwitchTo(old);
 	list_free(indexes);
+
+	/* Not before: an error on the way, such as a lock timeout, leaves half of it. */
+	leaf.valid = !leaf.changed;
+	return leaf.valid;
 }
 
 /*
@@ -164,13 +180,10 @@ open_leaf(int64 id)
 		if (leaf.valid && partition.relid == leaf.partition.relid)
 			return rel;
 
-		if (es_partition_find(id, &partition) && partition.relid == RelationGetRelid(rel))
-		{
-			remember_leaf(rel, &partition);
-			if (leaf.valid)
-				return rel;
-		}
+		if (remember_leaf(rel, id))
+			return rel;
 		table_close(rel, RowExclusiveLock);
+		CHECK_FOR_INTERRUPTS();
 	}
 }
 
