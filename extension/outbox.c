@@ -76,6 +76,35 @@ forget_leaf(Datum arg, Oid relid)
 	}
 }
 
+/*
+ * Events have our columns and no others; those that somebody added are NULL.
+ * So they must be allowed to be: nothing checks for us, and code that trusts
+ * NOT NULL (compiled deforming) reads garbage.
+ */
+static void
+check_columns(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	if (desc->natts < Natts_event)
+		elog(ERROR, "partition \"%s\" has %d columns, expected %d",
+			 RelationGetRelationName(rel), desc->natts, Natts_event);
+
+	for (int i = Natts_event; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+
+		if (attribute->attnotnull && !attribute->attisdropped)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("column \"%s\" of table \"%s\" must not be NOT NULL",
+							NameStr(attribute->attname), RelationGetRelationName(rel)),
+					 errdetail("Eventstore writes its own columns only."),
+					 errhint("ALTER TABLE " ES_SCHEMA ".event ALTER COLUMN %s DROP NOT NULL",
+							 quote_identifier(NameStr(attribute->attname)))));
+	}
+}
+
 /* Called once per process, while the library is loaded. */
 void
 es_outbox_init(void)
@@ -110,10 +139,7 @@ remember_leaf(Relation rel, int64 id)
 		return false;
 	leaf.partition = partition;
 
-	if (RelationGetDescr(rel)->natts < Natts_event)
-		elog(ERROR, "partition \"%s\" has %d columns, expected %d",
-			 RelationGetRelationName(rel), RelationGetDescr(rel)->natts, Natts_event);
-
+	check_columns(rel);
 	indexes = RelationGetIndexList(rel);
 	old = MemoryContextSwitchTo(leaf.context);
 	leaf.slot = MakeTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(rel)), &TTSOpsVirtual);
