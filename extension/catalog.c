@@ -11,18 +11,21 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "extension/catalog.h"
+#include "extension/compat.h"
 
 static const struct
 {
@@ -123,6 +126,32 @@ es_table_open(EsRelation which, LOCKMODE lockmode)
 						RelationGetNumberOfAttributes(rel), relations[which].ncolumns),
 				 errhint("Columns must not be added to the tables of eventstore.")));
 	return rel;
+}
+
+/*
+ * Does the current transaction hold a lock that it noted?  If so, the relation
+ * can be opened without another look at the lock table, which is a good part
+ * of what it costs to emit an event in a statement that emits many.
+ *
+ * A lock goes when its subtransaction rolls back, so it only counts in the
+ * subtransaction that took it: as long as that one is current, it has not
+ * ended, and no two of a transaction have the same id.
+ */
+bool
+es_lock_is_kept(const EsKeptLock *lock, Oid relid)
+{
+	return lock->relid == relid &&
+		lock->transaction == es_my_local_xid() &&
+		lock->subtransaction == GetCurrentSubTransactionId();
+}
+
+/* Note that the current subtransaction has locked a relation, and keeps the lock. */
+void
+es_note_kept_lock(EsKeptLock *lock, Oid relid)
+{
+	lock->relid = relid;
+	lock->transaction = es_my_local_xid();
+	lock->subtransaction = GetCurrentSubTransactionId();
 }
 
 static bool

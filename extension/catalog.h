@@ -101,7 +101,20 @@ enum
 
 #define Natts_progress Anum_progress_recorded_at
 
+/*
+ * A lock on a relation that is kept until the transaction ends, and where it
+ * was taken: in which transaction of this session, and which subtransaction.
+ */
+typedef struct EsKeptLock
+{
+	Oid			relid;
+	LocalTransactionId transaction;
+	SubTransactionId subtransaction;
+} EsKeptLock;
+
 extern void es_catalog_init(void);
+extern bool es_lock_is_kept(const EsKeptLock *lock, Oid relid);
+extern void es_note_kept_lock(EsKeptLock *lock, Oid relid);
 extern Oid	es_relation_oid(EsRelation which);
 extern Oid	es_recorded_event_type(void);
 extern Relation es_table_open(EsRelation which, LOCKMODE lockmode);

@@ -59,6 +59,7 @@ static struct
 	Oid		   *index_oids;
 	IndexInfo **index_infos;
 	bool		plain_indexes;	/* only btrees over columns: insert by hand */
+	EsKeptLock	kept_lock;		/* RowExclusive, on the leaf and all its indexes */
 }			leaf;
 
 static Jsonb *empty_object;
@@ -99,6 +100,7 @@ remember_leaf(Relation rel, const EsPartition *partition)
 	leaf.parent = es_relation_oid(ES_EVENT);
 	leaf.partition = *partition;
 	leaf.valid = true;
+	leaf.kept_lock.relid = InvalidOid;
 
 	indexes = RelationGetIndexList(rel);
 	old = MemoryContextSwitchTo(leaf.context);
@@ -148,6 +150,9 @@ open_leaf(int64 id)
 			es_partition_create(id);
 			continue;
 		}
+
+		if (leaf.valid && es_lock_is_kept(&leaf.kept_lock, partition.relid))
+			return table_open(partition.relid, NoLock);
 
 		/* Getting the lock processes invalidations: is what we know still so? */
 		rel = try_table_open(partition.relid, RowExclusiveLock);
@@ -204,6 +209,7 @@ insert_one(Relation rel, const EsNewEvent *event, int64 id,
 		   FullTransactionId xid, TimestampTz now, Jsonb *context)
 {
 	TupleTableSlot *slot = leaf.slot;
+	bool		locked = es_lock_is_kept(&leaf.kept_lock, RelationGetRelid(rel));
 	Datum		values[INDEX_MAX_KEYS];
 	bool		isnull[INDEX_MAX_KEYS];
 
@@ -217,7 +223,7 @@ insert_one(Relation rel, const EsNewEvent *event, int64 id,
 
 	for (int i = 0; i < leaf.nindexes; i++)
 	{
-		Relation	index = index_open(leaf.index_oids[i], RowExclusiveLock);
+		Relation	index = index_open(leaf.index_oids[i], locked ? NoLock : RowExclusiveLock);
 		IndexInfo  *info = leaf.index_infos[i];
 
 		FormIndexDatum(info, slot, NULL, values, isnull);
@@ -227,6 +233,8 @@ insert_one(Relation rel, const EsNewEvent *event, int64 id,
 		index_close(index, NoLock);
 	}
 	ExecClearTuple(slot);
+	if (!locked)
+		es_note_kept_lock(&leaf.kept_lock, RelationGetRelid(rel));
 }
 
 /* Write events into the open leaf through the executor's index insertion. */
