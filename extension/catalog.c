@@ -17,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "nodes/primnodes.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/inval.h"
@@ -154,18 +155,39 @@ es_note_kept_lock(EsKeptLock *lock, Oid relid)
 	lock->subtransaction = GetCurrentSubTransactionId();
 }
 
+/*
+ * Is this the predicate "run IS NOT NULL", which the index on a partition's xid
+ * has: an entry for each run of events, not for each event?
+ */
+bool
+es_is_run_predicate(List *predicate)
+{
+	NullTest   *test;
+
+	if (list_length(predicate) != 1 || !IsA(linitial(predicate), NullTest))
+		return false;
+	test = linitial(predicate);
+	return test->nulltesttype == IS_NOT_NULL && IsA(test->arg, Var) &&
+		((Var *) test->arg)->varattno == Anum_event_run;
+}
+
 static bool
 is_ordered_by(Relation index, AttrNumber column)
 {
-	return index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indisvalid &&
-		index->rd_index->indkey.values[0] == column &&
-		RelationGetIndexPredicate(index) == NIL;
+	List	   *predicate;
+
+	if (index->rd_rel->relam != BTREE_AM_OID || !index->rd_index->indisvalid ||
+		index->rd_index->indkey.values[0] != column)
+		return false;
+	predicate = RelationGetIndexPredicate(index);
+	return predicate == NIL ||
+		(column == Anum_event_xid && es_is_run_predicate(predicate));
 }
 
 /*
  * Open the index by which one of our tables or partitions is read in the order
- * of a column: the primary key if it begins with it, else any complete index
- * that does.  An error if there is none.
+ * of a column: the primary key if it begins with it, else any that does and
+ * has all rows (of the xid of events: all runs).  An error if there is none.
  */
 Relation
 es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode)

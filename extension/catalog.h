@@ -6,6 +6,7 @@
 #define ES_CATALOG_H
 
 #include "access/attnum.h"
+#include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
@@ -34,6 +35,7 @@ enum
 	Anum_event_id = 1,
 	Anum_event_xid,
 	Anum_event_emitted_at,
+	Anum_event_run,
 	Anum_event_type,
 	Anum_event_key,
 	Anum_event_payload,
@@ -118,6 +120,7 @@ extern void es_note_kept_lock(EsKeptLock *lock, Oid relid);
 extern Oid	es_relation_oid(EsRelation which);
 extern Oid	es_recorded_event_type(void);
 extern Relation es_table_open(EsRelation which, LOCKMODE lockmode);
+extern bool es_is_run_predicate(List *predicate);
 extern Relation es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode);
 extern bool es_extension_lock(void);
 
