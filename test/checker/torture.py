@@ -1,0 +1,72 @@
+"""Load, faults, healing, quiet, verdict.  Called by scripts/torture.sh, as the user who owns the servers.
+
+Long runs are made of rounds, each with new servers and a schedule of faults from a
+seed of its own (seed, seed + 1, ...), so that a round that failed can be repeated
+alone.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import traceback
+
+import report
+from faults import PROMOTION, schedule
+from round import Round
+
+LONGEST_ROUND = 240
+
+
+def play(number, seed, seconds, directory, settings, count):
+    """One round, told and judged; returns whether all held."""
+    plan = schedule(seed, seconds)
+    print("round %d: seed %d, %d s" % (number, seed, seconds))
+    for at, kind, _ in plan:
+        print("  %6.1f  %s" % (at, kind))
+    sys.stdout.flush()
+    failed = count.failed
+    round = Round(directory, seed, seconds, settings)
+    try:
+        history = round.run()
+    except Exception:
+        count.check("round %d: the servers could be broken, healed and brought to rest" % number,
+                    traceback.format_exc().splitlines()[-3:])
+        return False
+    report.tell(history)
+    count.check("round %d: the servers could be broken, healed and brought to rest" % number,
+                ["not %s" % kind for _, kind, _ in plan if kind not in {f["kind"] for f in history.faults}] +
+                ["%s did not catch up" % name for name in round.unsettled] +
+                ([] if any(t.outcome == "ok" for t in history.transactions.values()) else ["nothing was committed"]))
+    report.judge(history, count)
+    return count.failed == failed
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--directory", required=True)
+    parser.add_argument("--settings", required=True, help="file with lines for postgresql.conf")
+    parser.add_argument("--keep", action="store_true")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with open(arguments.settings) as f:
+        settings = f.read()
+
+    count = report.Count()
+    rounds = -(-arguments.seconds // LONGEST_ROUND)
+    for i in range(rounds):
+        directory = os.path.join(arguments.directory, "round-%d" % (i + 1))
+        held = play(i + 1, arguments.seed + i, arguments.seconds // rounds, directory, settings, count)
+        if held and not arguments.keep:
+            for name in os.listdir(directory):
+                if name.endswith(".data"):
+                    shutil.rmtree(os.path.join(directory, name))
+    count.summary()
+    return 1 if count.failed or not count.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
