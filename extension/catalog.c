@@ -176,33 +176,3 @@ es_extension_installed(void)
 	return OidIsValid(relation_oids[ES_EVENT]) ||
 		OidIsValid(get_extension_oid(ES_EXTENSION, true));
 }
-
-/*
- * Run what follows as the extension's owner, in a security-restricted
- * operation: our own statements must work for whoever emits, and must not give
- * that somebody's triggers more than they had.  A longjmp out needs no care,
- * transaction abort restores both.
- */
-void
-es_become_owner(Oid *saved_user, int *saved_context)
-{
-	HeapTuple	tuple;
-	Oid			owner;
-	Oid			relid = es_relation_oid(ES_EVENT);
-
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-
-	GetUserIdAndSecContext(saved_user, saved_context);
-	SetUserIdAndSecContext(owner,
-						   *saved_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-}
-
-void
-es_restore_user(Oid saved_user, int saved_context)
-{
-	SetUserIdAndSecContext(saved_user, saved_context);
-}

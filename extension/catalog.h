@@ -107,7 +107,5 @@ extern Oid	es_recorded_event_type(void);
 extern Relation es_table_open(EsRelation which, LOCKMODE lockmode);
 extern Relation es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode);
 extern bool es_extension_installed(void);
-extern void es_become_owner(Oid *saved_user, int *saved_context);
-extern void es_restore_user(Oid saved_user, int saved_context);
 
 #endif							/* ES_CATALOG_H */

@@ -42,6 +42,7 @@
 #include "extension/epoch.h"
 #include "extension/event_id.h"
 #include "extension/outbox.h"
+#include "extension/own_statements.h"
 #include "extension/partition.h"
 #include "extension/settings.h"
 #include "extension/table_writer.h"
@@ -321,12 +322,9 @@ es_outbox_append_once(text *idempotency_key, const EsNewEvent *event)
 	Oid			types[2] = {TEXTOID, INT8OID};
 	Datum		args[2] = {PointerGetDatum(idempotency_key), Int64GetDatum(id)};
 	bool		first;
-	Oid			saved_user;
-	int			saved_context;
+	EsStatements statements;
 
-	es_become_owner(&saved_user, &saved_context);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	statements = es_statements_begin();
 	SPI_execute_with_args("INSERT INTO " ES_INTERNAL_SCHEMA ".idempotency (key, id) "
 						  "VALUES ($1, $2) ON CONFLICT DO NOTHING",
 						  2, types, args, NULL, false, 0);
@@ -342,8 +340,7 @@ es_outbox_append_once(text *idempotency_key, const EsNewEvent *event)
 			elog(ERROR, "idempotency key vanished");
 		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	}
-	SPI_finish();
-	es_restore_user(saved_user, saved_context);
+	es_statements_end(&statements);
 
 	if (first)
 		insert_events(event, 1, id, xid);

@@ -27,6 +27,7 @@
 
 #include "extension/catalog.h"
 #include "extension/compat.h"
+#include "extension/own_statements.h"
 #include "extension/partition.h"
 #include "extension/settings.h"
 
@@ -124,8 +125,7 @@ es_partition_create(int64 id)
 	Oid			parent = es_relation_oid(ES_EVENT);
 	EsPartition hole;
 	char		name[NAMEDATALEN];
-	Oid			saved_user;
-	int			saved_context;
+	EsStatements statements;
 
 	LockRelationOid(parent, ShareUpdateExclusiveLock);
 	if (es_partition_find(id, &hole))
@@ -139,9 +139,7 @@ es_partition_create(int64 id)
 	hole.upper = Min(hole.upper, id - id % es_partition_size + es_partition_size);
 	snprintf(name, sizeof(name), "event_" INT64_FORMAT, hole.lower);
 
-	es_become_owner(&saved_user, &saved_context);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	statements = es_statements_begin();
 
 	SPI_execute(psprintf("CREATE TABLE " ES_INTERNAL_SCHEMA ".%s ("
 						 "LIKE " ES_SCHEMA ".event, PRIMARY KEY (id))", name),
@@ -152,6 +150,5 @@ es_partition_create(int64 id)
 						 name, hole.lower, hole.upper),
 				false, 0);
 
-	SPI_finish();
-	es_restore_user(saved_user, saved_context);
+	es_statements_end(&statements);
 }

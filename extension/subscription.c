@@ -38,6 +38,7 @@
 #include "extension/catalog.h"
 #include "extension/commit_wake.h"
 #include "extension/feed.h"
+#include "extension/own_statements.h"
 #include "extension/progress.h"
 #include "extension/subscription.h"
 
@@ -69,31 +70,12 @@ typedef struct Stored
 	char	   *reason;			/* NULL: none */
 } Stored;
 
-/* Our own statements, between begin_statements() and end_statements(). */
-typedef struct Statements
-{
-	Oid			caller;
-	int			caller_context;
-} Statements;
-
-/* Run what follows as the extension's owner, who owns the tables. */
-static Statements
+/* Begin our own statements, for a function that writes. */
+static EsStatements
 begin_statements(const char *function)
 {
-	Statements	statements;
-
 	PreventCommandIfReadOnly(function);
-	es_become_owner(&statements.caller, &statements.caller_context);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	return statements;
-}
-
-static void
-end_statements(Statements statements)
-{
-	SPI_finish();
-	es_restore_user(statements.caller, statements.caller_context);
+	return es_statements_begin();
 }
 
 /* Run a statement with up to five arguments; a Datum 0 of a reference type is NULL. */
@@ -329,7 +311,7 @@ es_subscribe(PG_FUNCTION_ARGS)
 	int64		start_after;
 	bool		replace;
 	int64		position;
-	Statements	statements;
+	EsStatements statements;
 	Stored		stored;
 
 	check_name(name);
@@ -381,7 +363,7 @@ es_subscribe(PG_FUNCTION_ARGS)
 		}
 		break;
 	}
-	end_statements(statements);
+	es_statements_end(&statements);
 	PG_RETURN_VOID();
 }
 
@@ -484,7 +466,7 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 {
 	char	   *name = name_argument(fcinfo);
 	Jsonb	   *changes;
-	Statements	statements;
+	EsStatements statements;
 	Stored		stored;
 	Definition	definition;
 
@@ -502,7 +484,7 @@ es_alter_subscription(PG_FUNCTION_ARGS)
 	apply_changes(changes, &definition);
 	if (definition_difference(&stored.definition, &definition) != NULL)
 		update_definition(stored.id, &definition);
-	end_statements(statements);
+	es_statements_end(&statements);
 	PG_RETURN_VOID();
 }
 
@@ -516,7 +498,7 @@ es_unsubscribe(PG_FUNCTION_ARGS)
 {
 	char	   *name = name_argument(fcinfo);
 	bool		if_exists;
-	Statements	statements;
+	EsStatements statements;
 	Stored		stored;
 
 	if (PG_ARGISNULL(1))
@@ -543,7 +525,7 @@ es_unsubscribe(PG_FUNCTION_ARGS)
 		execute("DELETE FROM " ES_INTERNAL_SCHEMA ".progress WHERE subscription OPERATOR(pg_catalog.=) $1",
 				1, types, args);
 	}
-	end_statements(statements);
+	es_statements_end(&statements);
 	PG_RETURN_VOID();
 }
 
@@ -569,14 +551,14 @@ es_pause(PG_FUNCTION_ARGS)
 {
 	char	   *name = name_argument(fcinfo);
 	char	   *reason = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	Statements	statements = begin_statements("eventstore.pause()");
+	EsStatements statements = begin_statements("eventstore.pause()");
 	Stored		stored = lock_own_subscription(name, statements.caller);
 
 	if (stored.paused)
 		ereport(NOTICE, (errmsg("subscription \"%s\" is paused already", name)));
 	if (!stored.paused || reason != NULL)
 		update_state(stored.id, "paused", reason);
-	end_statements(statements);
+	es_statements_end(&statements);
 	PG_RETURN_VOID();
 }
 
@@ -589,14 +571,14 @@ Datum
 es_resume(PG_FUNCTION_ARGS)
 {
 	char	   *name = name_argument(fcinfo);
-	Statements	statements = begin_statements("eventstore.resume()");
+	EsStatements statements = begin_statements("eventstore.resume()");
 	Stored		stored = lock_own_subscription(name, statements.caller);
 
 	if (!stored.paused)
 		ereport(NOTICE, (errmsg("subscription \"%s\" is active already", name)));
 	else
 		update_state(stored.id, "active", NULL);
-	end_statements(statements);
+	es_statements_end(&statements);
 	PG_RETURN_VOID();
 }
 

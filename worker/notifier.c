@@ -46,6 +46,7 @@
 #include "extension/catalog.h"
 #include "extension/compat.h"
 #include "extension/feed.h"
+#include "extension/own_statements.h"
 #include "extension/progress.h"
 #include "extension/settings.h"
 #include "extension/shared_state.h"
@@ -425,8 +426,7 @@ rotate_progress_table(void)
 	ListCell   *lc;
 	const EsSubscription **subs;
 	int			n = 0;
-	Oid			saved_user;
-	int			saved_context;
+	EsStatements statements;
 
 	rel = table_open(relid, AccessShareLock);
 	blocks = RelationGetNumberOfBlocks(rel);
@@ -437,12 +437,9 @@ rotate_progress_table(void)
 	/* A subscribe() that committed before we got the lock must be seen. */
 	PushActiveSnapshot(GetLatestSnapshot());
 	list = es_subscription_load(GetActiveSnapshot());
-	es_become_owner(&saved_user, &saved_context);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	statements = es_statements_begin();
 	SPI_execute("TRUNCATE " ES_INTERNAL_SCHEMA ".progress", false, 0);
-	SPI_finish();
-	es_restore_user(saved_user, saved_context);
+	es_statements_end(&statements);
 
 	subs = palloc_array(const EsSubscription *, list_length(list) + 1);
 	foreach(lc, list)

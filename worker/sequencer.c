@@ -67,6 +67,7 @@
 #include "extension/epoch.h"
 #include "extension/event_id.h"
 #include "extension/feed.h"
+#include "extension/own_statements.h"
 #include "extension/partition.h"
 #include "extension/table_writer.h"
 #include "extension/unsealed.h"
@@ -170,13 +171,10 @@ collect_id(int64 id, void *arg)
 static void
 collect_all_without_position(Pass *pass)
 {
-	Oid			saved_user;
-	int			saved_context;
+	EsStatements statements;
 	Portal		portal;
 
-	es_become_owner(&saved_user, &saved_context);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	statements = es_statements_begin();
 
 	/* Read-only, so that it runs under the active snapshot. */
 	portal = SPI_cursor_open_with_args(NULL,
@@ -199,8 +197,7 @@ collect_all_without_position(Pass *pass)
 		CHECK_FOR_INTERRUPTS();
 	} while (SPI_processed > 0);
 	SPI_cursor_close(portal);
-	SPI_finish();
-	es_restore_user(saved_user, saved_context);
+	es_statements_end(&statements);
 }
 
 /* Append the collected ids to the feed as segments; returns the next position. */
@@ -288,19 +285,15 @@ next_floors(const Pass *pass, const EsPartition *partitions, int npartitions, in
 static void
 rotate_pass_table(int64 pass)
 {
-	Oid			saved_user;
-	int			saved_context;
+	EsStatements statements;
 
 	if (pass % PASSES_KEPT != 0 ||
 		!ConditionalLockRelationOid(es_relation_oid(ES_PASS), AccessExclusiveLock))
 		return;
 
-	es_become_owner(&saved_user, &saved_context);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	statements = es_statements_begin();
 	SPI_execute("TRUNCATE " ES_INTERNAL_SCHEMA ".pass", false, 0);
-	SPI_finish();
-	es_restore_user(saved_user, saved_context);
+	es_statements_end(&statements);
 }
 
 static void
