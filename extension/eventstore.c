@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 
+#include "extension/capture.h"
 #include "extension/catalog.h"
 #include "extension/commit_wake.h"
 #include "extension/epoch.h"
@@ -43,6 +44,7 @@ _PG_init(void)
 {
 	es_settings_init();
 	es_catalog_init();
+	es_capture_init();
 	es_epoch_init();
 	es_outbox_init();
 	es_commit_wake_init();

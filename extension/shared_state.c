@@ -13,7 +13,8 @@
  * own slot RUNNING and, at its end, one of the three, and all the rest is the
  * launcher's.  That there is one dispatcher per database follows: a
  * database has at most one slot (claimed under the lock), and only a STARTED
- * slot can become RUNNING.
+ * slot can become RUNNING, by the dispatcher of its last start.  Slots outlive
+ * the launcher: the next one takes over the dispatchers that run.
  *
  * Without shared_preload_libraries there is none of this; all functions for
  * sessions then do nothing.
@@ -39,6 +40,7 @@ typedef struct SharedState
 {
 	LWLock	   *lock;
 	Latch	   *launcher_latch; /* NULL: no launcher */
+	uint32		last_start;		/* counts starts of dispatchers */
 	int			nslots;
 	Slot		slots[FLEXIBLE_ARRAY_MEMBER];
 } SharedState;
@@ -232,14 +234,41 @@ es_slot_get(int slot)
 	return info;
 }
 
-/* The database's slot, new or not; -1 if none is free. */
+/*
+ * Like es_slot_get(), for a new launcher: it has no means to tell what became
+ * of a dispatcher that an earlier one asked for and that has not attached, so
+ * that one is no longer meant to.
+ */
+EsSlotInfo
+es_slot_adopt(int slot)
+{
+	EsSlotInfo	info;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	if (shared->slots[slot].info.state == ES_SLOT_STARTED)
+		shared->slots[slot].info.state = ES_SLOT_ENDED;
+	info = shared->slots[slot].info;
+	LWLockRelease(shared->lock);
+	return info;
+}
+
+/*
+ * Make the database's slot, new or not, STARTED, for the dispatcher that gets
+ * to know `start` and for no other.  Returns the slot; -1 if none is free.
+ */
 int
-es_slot_claim(Oid database)
+es_slot_start(Oid database, uint32 *start)
 {
 	Slot	   *slot;
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	slot = claim_slot(database);
+	if (slot != NULL)
+	{
+		Assert(slot->latch == NULL);
+		slot->info.state = ES_SLOT_STARTED;
+		slot->info.start = *start = ++shared->last_start;
+	}
 	LWLockRelease(shared->lock);
 	return slot != NULL ? slot - shared->slots : -1;
 }
@@ -273,7 +302,7 @@ detach_dispatcher(int code, Datum arg)
  * slot.  False if the slot is no longer meant for it.
  */
 bool
-es_dispatcher_attach(int slot, Oid database)
+es_dispatcher_attach(int slot, Oid database, uint32 start)
 {
 	bool		attached = false;
 
@@ -282,7 +311,8 @@ es_dispatcher_attach(int slot, Oid database)
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	if (shared->slots[slot].info.state == ES_SLOT_STARTED &&
-		shared->slots[slot].info.database == database)
+		shared->slots[slot].info.database == database &&
+		shared->slots[slot].info.start == start)
 	{
 		my_slot = slot;
 		shared->slots[slot].info.state = ES_SLOT_RUNNING;

@@ -26,6 +26,7 @@ typedef struct EsSlotInfo
 {
 	EsSlotState state;
 	Oid			database;
+	uint32		start;			/* which start of a dispatcher the slot is meant for */
 	bool		asked_for;		/* a session came while no dispatcher ran */
 	char		last_error[ES_ERROR_LENGTH];	/* why notifications are stalled; "": they are not */
 	TimestampTz last_error_at;
@@ -42,11 +43,12 @@ extern bool es_dispatcher_running(EsSlotInfo *info);
 extern bool es_launcher_attach(void);
 extern int	es_slot_count(void);
 extern EsSlotInfo es_slot_get(int slot);
-extern int	es_slot_claim(Oid database);
+extern EsSlotInfo es_slot_adopt(int slot);
+extern int	es_slot_start(Oid database, uint32 *start);
 extern void es_slot_set_state(int slot, EsSlotState state);
 
 /* For a dispatcher. */
-extern bool es_dispatcher_attach(int slot, Oid database);
+extern bool es_dispatcher_attach(int slot, Oid database, uint32 start);
 extern void es_dispatcher_set_end_state(EsSlotState state);
 extern void es_dispatcher_report_error(const char *error);
 

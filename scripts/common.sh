@@ -252,7 +252,7 @@ copy_source()
 {
 	as_postgres mkdir "$1"
 	tar --create --directory="$SOURCE_DIR" --exclude=./.git --exclude='*.o' --exclude='*.bc' \
-		--exclude='*.so' --exclude=./results --exclude=./tmp_check --exclude=./log . |
+		--exclude='*.so' --exclude=./demo/listener --exclude=./results --exclude=./tmp_check --exclude=./log . |
 		as_postgres tar --extract --directory="$1"
 }
 

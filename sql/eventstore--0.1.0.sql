@@ -246,6 +246,32 @@ CREATE FUNCTION eventstore.emit_batch(events jsonb) RETURNS SETOF bigint
 COMMENT ON FUNCTION eventstore.emit_batch(jsonb) IS 'emits a JSON array of {"type", "payload", "key", "headers"}; returns their ids in the same order';
 
 --
+-- Capture
+--
+
+CREATE FUNCTION eventstore.capture() RETURNS trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_capture';
+COMMENT ON FUNCTION eventstore.capture() IS 'trigger function, AFTER ROW or AFTER STATEMENT with transition tables: emits an event per changed row; arguments type= key= columns= changed= old= payload=';
+
+CREATE FUNCTION eventstore.capture_table(
+	target regclass,
+	key text DEFAULT NULL,
+	type text DEFAULT '{table}.{op}',
+	ops text[] DEFAULT '{insert,update,delete}',
+	columns text[] DEFAULT NULL,
+	changed text[] DEFAULT NULL,
+	old boolean DEFAULT true) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_capture_table';
+COMMENT ON FUNCTION eventstore.capture_table(regclass, text, text, text[], text[], text[], boolean) IS 'captures a table: creates statement triggers that call capture(), or replaces those of an earlier call';
+
+CREATE FUNCTION eventstore.uncapture_table(target regclass) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'es_uncapture_table';
+COMMENT ON FUNCTION eventstore.uncapture_table(regclass) IS 'drops the triggers that capture_table() created';
+
+--
 -- The feed
 --
 

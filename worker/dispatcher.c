@@ -164,6 +164,7 @@ void
 es_dispatcher_main(Datum arg)
 {
 	Oid			database;
+	uint32		start;
 	TimestampTz last_poll = 0;
 	int			pause = 0;		/* before a pass that follows another closely */
 	uint32		wait_main = es_wait_event("EventstoreDispatcherMain");
@@ -174,9 +175,10 @@ es_dispatcher_main(Datum arg)
 	pqsignal(SIGINT, SIG_IGN);	/* there is no statement to cancel */
 
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(Oid));
+	memcpy(&start, MyBgworkerEntry->bgw_extra + sizeof(Oid), sizeof(uint32));
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	if (!es_dispatcher_attach(DatumGetInt32(arg), database))
+	if (!es_dispatcher_attach(DatumGetInt32(arg), database, start))
 		proc_exit(0);
 	pgstat_report_appname("eventstore dispatcher");
 	pin_settings();

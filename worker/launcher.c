@@ -52,7 +52,7 @@ typedef struct Database
 	bool		probed;			/* a dispatcher has looked into it */
 	bool		runs;			/* a dispatcher was started and has not ended */
 	int			slot;
-	BackgroundWorkerHandle *handle;
+	BackgroundWorkerHandle *handle; /* NULL: an earlier launcher started it */
 	TimestampTz last_start;
 } Database;
 
@@ -71,6 +71,41 @@ find_database(Oid oid)
 			return lfirst(lc);
 	}
 	return NULL;
+}
+
+static Database *
+add_database(Oid oid)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	Database   *database = palloc0(sizeof(Database));
+
+	database->oid = oid;
+	database->slot = -1;
+	databases = lappend(databases, database);
+	MemoryContextSwitchTo(old);
+	return database;
+}
+
+/*
+ * At the start, take over what an earlier launcher left: dispatchers that run
+ * go on.  One that was asked for but has not come yet will find that its slot
+ * is not meant for it any more.
+ */
+static void
+adopt_dispatchers(void)
+{
+	for (int i = 0; i < es_slot_count(); i++)
+	{
+		EsSlotInfo	info = es_slot_adopt(i);
+		Database   *database;
+
+		if (info.state == ES_SLOT_FREE)
+			continue;
+		database = add_database(info.database);
+		database->slot = i;
+		database->probed = true;
+		database->runs = (info.state == ES_SLOT_RUNNING);
+	}
 }
 
 /* Bring `databases` up to date with pg_database. */
@@ -99,15 +134,7 @@ scan_databases(void)
 		if (!form->datallowconn || form->datistemplate)
 			continue;
 		if (database == NULL)
-		{
-			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-			database = palloc0(sizeof(Database));
-			database->oid = form->oid;
-			database->slot = -1;
-			databases = lappend(databases, database);
-			MemoryContextSwitchTo(old);
-		}
+			database = add_database(form->oid);
 		database->exists = true;
 	}
 	table_endscan(scan);
@@ -135,11 +162,20 @@ check_dispatcher(Database *database)
 	pid_t		pid;
 	EsSlotInfo	info;
 
-	if (!database->runs || GetBackgroundWorkerPid(database->handle, &pid) != BGWH_STOPPED)
+	if (!database->runs)
 		return;
-
-	pfree(database->handle);
-	database->handle = NULL;
+	if (database->handle == NULL)
+	{
+		if (es_slot_get(database->slot).state == ES_SLOT_RUNNING)
+			return;
+	}
+	else
+	{
+		if (GetBackgroundWorkerPid(database->handle, &pid) != BGWH_STOPPED)
+			return;
+		pfree(database->handle);
+		database->handle = NULL;
+	}
 	database->runs = false;
 	database->probed = true;
 
@@ -161,11 +197,11 @@ start_dispatcher(Database *database, TimestampTz now)
 {
 	BackgroundWorker worker = {0};
 	MemoryContext old;
+	uint32		start;
 
-	database->slot = es_slot_claim(database->oid);
+	database->slot = es_slot_start(database->oid, &start);
 	if (database->slot < 0)
 		return false;
-	es_slot_set_state(database->slot, ES_SLOT_STARTED);
 	database->last_start = now;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
@@ -174,6 +210,7 @@ start_dispatcher(Database *database, TimestampTz now)
 	worker.bgw_notify_pid = MyProcPid;
 	worker.bgw_main_arg = Int32GetDatum(database->slot);
 	memcpy(worker.bgw_extra, &database->oid, sizeof(Oid));
+	memcpy(worker.bgw_extra + sizeof(Oid), &start, sizeof(uint32));
 	strlcpy(worker.bgw_library_name, "eventstore", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "es_dispatcher_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "eventstore dispatcher for database %u", database->oid);
@@ -284,6 +321,7 @@ es_launcher_main(Datum arg)
 	if (!es_launcher_attach())
 		proc_exit(0);
 	ereport(DEBUG1, (errmsg_internal("eventstore launcher started")));
+	adopt_dispatchers();
 
 	for (;;)
 	{

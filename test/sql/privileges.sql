@@ -7,7 +7,8 @@ CREATE ROLE regress_emitter;
 CREATE ROLE regress_reader;
 CREATE ROLE regress_admin;
 -- The README's grants.
-GRANT EXECUTE ON FUNCTION eventstore.emit, eventstore.emit_once, eventstore.emit_batch TO regress_emitter;
+GRANT EXECUTE ON FUNCTION eventstore.emit, eventstore.emit_once, eventstore.emit_batch,
+	eventstore.capture, eventstore.capture_table, eventstore.uncapture_table TO regress_emitter;
 GRANT EXECUTE ON FUNCTION eventstore.read, eventstore.tail, eventstore.head, eventstore.position_at TO regress_reader;
 GRANT EXECUTE ON FUNCTION eventstore.subscribe, eventstore.alter_subscription, eventstore.unsubscribe,
 	eventstore.pause, eventstore.resume, eventstore.seal TO regress_admin;

@@ -1,0 +1,1 @@
+CALL load(:n, :rare_every);
