@@ -69,6 +69,7 @@
 #include "extension/feed.h"
 #include "extension/own_statements.h"
 #include "extension/partition.h"
+#include "extension/planted_fault.h"
 #include "extension/table_writer.h"
 #include "extension/unsealed.h"
 #include "worker/sequencer.h"
@@ -396,7 +397,8 @@ finish_pass(Pass *pass, const EsPartition *partitions, int npartitions)
 	}
 	next_position = write_segments(pass, next_position);
 	write_pass(pass, next_position, floors, nfloors);
-	ForceSyncCommit();
+	if (!es_fault_planted(ES_FAULT_UNFLUSHED_PASS))
+		ForceSyncCommit();
 
 	elog(DEBUG1, "pass " INT64_FORMAT " sealed " INT64_FORMAT " events up to position " INT64_FORMAT,
 		 pass->state.pass + 1, pass->nfound, next_position - 1);
@@ -429,7 +431,13 @@ es_seal_pass(void)
 	oldest_floor = pass.state.nfloors > 0 ? pass.state.floors[0].id : 0;
 	partitions = lock_leaves_and_take_snapshot(oldest_floor, &npartitions);
 	pass.snapshot_datum = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
+#ifdef ES_PLANTED_FAULTS
+	if (es_fault_planted(ES_FAULT_DOUBLED_XID))
+		pass.snapshot_datum = es_running_with_doubles(GetActiveSnapshot());
+#endif
 	pass.running = es_running_from_datum(pass.snapshot_datum);
+	if (es_fault_planted(ES_FAULT_FLOOR_AT_XMAX))
+		pass.floor.xid = pass.running.xmax;
 
 	pass.ids = tuplesort_begin_datum(INT8OID, Int8LessOperator, InvalidOid, false,
 									 maintenance_work_mem, NULL, TUPLESORT_NONE);
