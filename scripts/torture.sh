@@ -10,6 +10,7 @@ set -euo pipefail
 
 SECONDS_OF_LOAD=60
 SEED=$((RANDOM * 32768 + RANDOM))
+SELF_TEST=0
 
 usage()
 {
@@ -24,6 +25,7 @@ that are missing.
 
   --seconds N  how long faults and load go on (default $SECONDS_OF_LOAD)
   --seed S     which faults, and when; printed, to be repeated
+  --self-test  test the checker instead: it must catch every planted fault
   --keep       keep the histories and servers' logs, and say where they are
   -h, --help   this
 
@@ -46,6 +48,7 @@ while [ $# -gt 0 ]; do
 			[[ $SEED =~ ^[0-9]+$ ]] || fail "--seed takes a number"
 			shift
 			;;
+		--self-test) SELF_TEST=1 ;;
 		--keep) KEEP_WORK=1 ;;
 		-h | --help)
 			usage
@@ -56,14 +59,21 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
-ensure_packages python3 python3-psycopg2
+ensure_packages "${CHECKER_PACKAGES[@]}"
 make_work_dir torture
-say "$PG_VERSION${COPT:+, COPT=$COPT}, seed $SEED"
-build_extension || fail "the extension does not compile"
-server_settings >"$WORK/settings"
-arguments=(--seconds "$SECONDS_OF_LOAD" --seed "$SEED" --directory "$WORK" --settings "$WORK/settings")
 if [ "$KEEP_WORK" -eq 1 ]; then
 	say "histories and logs will be in $WORK"
-	arguments+=(--keep)
 fi
-run_child /usr/bin/python3 "$BUILD_DIR/test/checker/torture.py" "${arguments[@]}"
+if [ "$SELF_TEST" -eq 1 ]; then
+	COPT="-DES_PLANTED_FAULTS${COPT:+ $COPT}"
+	program=selftest.py
+	arguments=()
+else
+	program=torture.py
+	arguments=(--seconds "$SECONDS_OF_LOAD" --seed "$SEED")
+fi
+say "$PG_VERSION${COPT:+, COPT=$COPT}"
+build_extension || fail "the extension does not compile"
+server_settings >"$WORK/settings"
+run_child /usr/bin/python3 "$BUILD_DIR/test/checker/$program" \
+	--directory "$WORK" --settings "$WORK/settings" "${arguments[@]}"

@@ -100,7 +100,7 @@ class Server:
         with open(os.path.join(self.directory, "postgresql.conf"), "a") as f:
             f.write(text)
 
-    def create(self, extra_settings=""):
+    def create(self, extra_settings):
         self.run("initdb", "--no-sync", "--encoding=UTF8", "--no-locale", "--auth=trust",
                  "--username=postgres", "--pgdata=" + self.directory)
         self.configure(self.settings + SETTINGS + extra_settings + "port = %d\n" % self.port)

@@ -145,7 +145,6 @@ class Faults:
                         raise
                     cursor.execute("ROLLBACK")
                     counts["refused"] += 1
-            cursor.execute("DROP INDEX IF EXISTS eventstore_internal.checker_index")
             connection.close()
 
         threads = [threading.Thread(target=storm, args=(random.Random(self.rng.random()),)) for _ in range(2)]
@@ -153,6 +152,7 @@ class Faults:
             thread.start()
         for thread in threads:
             thread.join()
+        query(self.primary().port, "DROP INDEX IF EXISTS eventstore_internal.checker_index")
         return "%(done)d commands done, %(refused)d refused" % counts
 
     @staticmethod

@@ -93,16 +93,14 @@ class Store:
         self.port = port
         self.ledger = ledger        # transaction name: xid, of all that committed
         self.status = status        # transaction name: pg_xact_status(), of those with an unanswered commit
-        self.feed = feed            # Recorded, in the order of positions
+        self.feed = [Recorded(*r[:2], tuple(r[2]) if r[2] else None, *r[3:]) for r in feed]    # by position
         self.epochs = epochs        # [first position, head of the one before]
         self.unsealed = unsealed    # ids of events in the outbox that have no position
 
     @classmethod
     def load(cls, path):
         with open(path) as f:
-            data = json.load(f)
-        data["feed"] = [Recorded(*r[:2], tuple(r[2]) if r[2] else None, *r[3:]) for r in data["feed"]]
-        return cls(**data)
+            return cls(**json.load(f))
 
     def save(self, path):
         with open(path, "w") as f:

@@ -64,7 +64,7 @@ def tell(history):
         print("  %-11s handled %d (%s), connected %d times, told of another history %d times, errors: %s" % (
             s.name, count["event"], how, count["start"], told,
             frequencies(r["code"] for r in s.records if r["op"] == "error")))
-    print("  faults: " + frequencies(f["kind"] for f in history.faults))
+    print("  faults carried out: " + frequencies(f["kind"] for f in history.faults))
 
 
 def judge(history, count, prefix=""):

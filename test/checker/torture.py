@@ -10,10 +10,11 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import traceback
 
 import report
-from faults import PROMOTION, schedule
+from faults import schedule
 from round import Round
 
 LONGEST_ROUND = 240
@@ -23,9 +24,8 @@ def play(number, seed, seconds, directory, settings, count):
     """One round, told and judged; returns whether all held."""
     plan = schedule(seed, seconds)
     print("round %d: seed %d, %d s" % (number, seed, seconds))
-    for at, kind, _ in plan:
-        print("  %6.1f  %s" % (at, kind))
-    sys.stdout.flush()
+    print(textwrap.fill("; ".join("%.1f %s" % (at, kind) for at, kind, _ in plan), 110,
+                        initial_indent="  faults: ", subsequent_indent="  "), flush=True)
     failed = count.failed
     round = Round(directory, seed, seconds, settings)
     try:
@@ -49,7 +49,6 @@ def main():
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--directory", required=True)
     parser.add_argument("--settings", required=True, help="file with lines for postgresql.conf")
-    parser.add_argument("--keep", action="store_true")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with open(arguments.settings) as f:
@@ -59,8 +58,7 @@ def main():
     rounds = -(-arguments.seconds // LONGEST_ROUND)
     for i in range(rounds):
         directory = os.path.join(arguments.directory, "round-%d" % (i + 1))
-        held = play(i + 1, arguments.seed + i, arguments.seconds // rounds, directory, settings, count)
-        if held and not arguments.keep:
+        if play(i + 1, arguments.seed + i, arguments.seconds // rounds, directory, settings, count):
             for name in os.listdir(directory):
                 if name.endswith(".data"):
                     shutil.rmtree(os.path.join(directory, name))

@@ -5,7 +5,7 @@ def check(history):
     stores = {store.port: store for store in history.stores}
     for t in history.transactions.values():
         if t.outcome == "ok" and not t.is_async:
-            if t.name not in stores[t.port].ledger:
+            if t.port in stores and t.name not in stores[t.port].ledger:
                 yield "transaction %s was acknowledged and is gone" % t.name
         if t.outcome == "fail":
             for store in history.stores:
