@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -167,12 +168,23 @@ es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode)
 }
 
 /*
- * Is the extension installed in this database?  Needs a transaction.  Cheap
- * while it is: DROP EXTENSION makes us forget the OIDs.
+ * Is the extension installed in this database?  If so it stays, for DROP
+ * EXTENSION waits until the current transaction ends.  For workers, at the
+ * start of each transaction.
  */
 bool
-es_extension_installed(void)
+es_extension_lock(void)
 {
-	return OidIsValid(relation_oids[ES_EVENT]) ||
-		OidIsValid(get_extension_oid(ES_EXTENSION, true));
+	while (OidIsValid(relation_oids[ES_EVENT]) ||
+		   OidIsValid(get_extension_oid(ES_EXTENSION, true)))
+	{
+		Oid			relid = es_relation_oid(ES_EVENT);
+
+		/* Getting the lock processes invalidations: is it still the same? */
+		LockRelationOid(relid, AccessShareLock);
+		if (relation_oids[ES_EVENT] == relid)
+			return true;
+		UnlockRelationOid(relid, AccessShareLock);
+	}
+	return false;
 }

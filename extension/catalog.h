@@ -106,6 +106,6 @@ extern Oid	es_relation_oid(EsRelation which);
 extern Oid	es_recorded_event_type(void);
 extern Relation es_table_open(EsRelation which, LOCKMODE lockmode);
 extern Relation es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode);
-extern bool es_extension_installed(void);
+extern bool es_extension_lock(void);
 
 #endif							/* ES_CATALOG_H */

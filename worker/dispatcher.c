@@ -116,11 +116,12 @@ create_partitions_ahead(void)
 	}
 }
 
-/* Without the extension there is nothing to do here. */
+/* Begin a transaction; without the extension there is nothing to do here. */
 static void
-end_unless_installed(void)
+begin_transaction(void)
 {
-	if (es_extension_installed())
+	StartTransactionCommand();
+	if (es_extension_lock())
 		return;
 	es_dispatcher_set_end_state(ES_SLOT_NOT_INSTALLED);
 	proc_exit(0);
@@ -130,7 +131,7 @@ end_unless_installed(void)
 static void
 poll(void)
 {
-	StartTransactionCommand();
+	begin_transaction();
 	if (database_is_wanted())
 	{
 		ereport(LOG,
@@ -139,7 +140,6 @@ poll(void)
 		es_dispatcher_set_end_state(ES_SLOT_MADE_WAY);
 		proc_exit(0);
 	}
-	end_unless_installed();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	create_partitions_ahead();
 	PopActiveSnapshot();
@@ -153,8 +153,7 @@ seal(void)
 {
 	int64		sealed;
 
-	StartTransactionCommand();
-	end_unless_installed();
+	begin_transaction();
 	sealed = es_seal_pass();
 	CommitTransactionCommand();
 	return sealed;

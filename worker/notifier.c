@@ -340,6 +340,11 @@ notify_groups(void)
 	{
 
 		StartTransactionCommand();
+		if (!es_extension_lock())
+		{
+			CommitTransactionCommand();
+			return false;
+		}
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -456,6 +461,11 @@ es_notifier_poll(void)
 		return;
 
 	StartTransactionCommand();
+	if (!es_extension_lock())
+	{
+		CommitTransactionCommand();
+		return;
+	}
 	for (int i = 0; i < nserved; i++)
 	{
 		served[i].next = served[i].sub;
