@@ -11,6 +11,7 @@ set -euo pipefail
 SECONDS_OF_LOAD=60
 SEED=$((RANDOM * 32768 + RANDOM))
 SELF_TEST=0
+FAULTS=
 
 usage()
 {
@@ -25,6 +26,7 @@ that are missing.
 
   --seconds N  how long faults and load go on (default $SECONDS_OF_LOAD)
   --seed S     which faults, and when; printed, to be repeated
+  --faults KIND,KIND  only these kinds of faults, such as "lock storm"
   --self-test  test the checker instead: it must catch every planted fault
   --keep       keep the histories and servers' logs, and say where they are
   -h, --help   this
@@ -46,6 +48,11 @@ while [ $# -gt 0 ]; do
 		--seed)
 			SEED=${2:-}
 			[[ $SEED =~ ^[0-9]+$ ]] || fail "--seed takes a number"
+			shift
+			;;
+		--faults)
+			FAULTS=${2:-}
+			[ -n "$FAULTS" ] || fail "--faults takes kinds of faults"
 			shift
 			;;
 		--self-test) SELF_TEST=1 ;;
@@ -70,7 +77,7 @@ if [ "$SELF_TEST" -eq 1 ]; then
 	arguments=()
 else
 	program=torture.py
-	arguments=(--seconds "$SECONDS_OF_LOAD" --seed "$SEED")
+	arguments=(--seconds "$SECONDS_OF_LOAD" --seed "$SEED" ${FAULTS:+--faults "$FAULTS"})
 fi
 say "$PG_VERSION${COPT:+, COPT=$COPT}"
 build_extension || fail "the extension does not compile"

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,10 +31,11 @@ SELECT eventstore.subscribe('some', 'notify:something', types => '{order.*,free.
 
 
 class Round:
-    def __init__(self, directory, seed, seconds, settings):
+    def __init__(self, directory, seed, seconds, settings, kinds=None):
         self.directory = directory
         self.seed = seed
         self.seconds = seconds
+        self.plan = schedule(seed, seconds, kinds)
         self.rng = random.Random("settings %d" % seed)
         os.makedirs(directory)
         self.primary = Server(os.path.join(directory, "primary.data"), PRIMARY_PORT, settings)
@@ -47,7 +49,7 @@ class Round:
         try:
             self.set_up()
             self.start_load()
-            Faults(self, Log(self.path("faults.jsonl"))).run(schedule(self.seed, self.seconds), self.started)
+            Faults(self, Log(self.path("faults.jsonl"))).run(self.plan, self.started)
             time.sleep(max(0, self.started + self.seconds - now()))
             self.heal()
             self.record(self.primary, "new")
@@ -173,6 +175,13 @@ class Round:
         for server in [self.primary, self.standby, self.given_up]:
             if server is not None:
                 server.stop("immediate")
+
+
+    def remove_data(self):
+        """Keep histories and logs only."""
+        for server in [self.primary, self.given_up]:
+            if server is not None:
+                shutil.rmtree(server.directory)
 
 
 def last_position(path):

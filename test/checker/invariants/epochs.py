@@ -43,7 +43,7 @@ def check_fork(history, old, new):
 
 
 def promoted_at(history):
-    return max((f["time"] for f in history.faults if f["kind"] == "promote the standby"), default=float("inf"))
+    return max((f["ended_at"] for f in history.faults if f["kind"] == "promote the standby"), default=float("inf"))
 
 
 def check_told(history, subscriber):

@@ -10,7 +10,10 @@ def check(history):
             yield "%s: event %d is committed and has no position" % (store.name, id)
         for name in store.ledger:
             transaction = history.transactions.get(name)
-            for event in transaction.wanted() if transaction else []:
+            if transaction is None:
+                yield "%s: transaction %s is there, and no client knows of it" % (store.name, name)
+                continue
+            for event in transaction.wanted():
                 recorded = in_feed.get(event.tag)
                 if recorded is None:
                     yield "%s: event %s of a committed transaction is not in the feed" % (store.name, event.tag)
