@@ -8,6 +8,7 @@
 #include "access/attnum.h"
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
+#include "utils/snapshot.h"
 
 #define ES_EXTENSION "eventstore"
 #define ES_SCHEMA "eventstore"
@@ -105,6 +106,7 @@ extern void es_catalog_init(void);
 extern Oid	es_relation_oid(EsRelation which);
 extern Oid	es_recorded_event_type(void);
 extern Relation es_table_open(EsRelation which, LOCKMODE lockmode);
+extern void es_check_not_rewritten(Relation rel, Snapshot snapshot);
 extern Relation es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode);
 extern bool es_extension_lock(void);
 

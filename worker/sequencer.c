@@ -21,7 +21,8 @@
  *	 The pass number's primary key is the backstop.
  * - The leaves are locked before S is taken.  A rewrite (ALTER TABLE, TRUNCATE)
  *	 that commits between the two would give rows a new xmin that S does not
- *	 see, and they would never be sealed.
+ *	 see, and they would never be sealed.  Likewise the state is locked before
+ *	 it is read, or the pass would begin with the first event again.
  * - S sees events in leaves that this session's relcache may not know yet, for
  *	 a transaction becomes visible before its invalidations are sent.  So the
  *	 leaves are compared with pg_inherits as S sees it.
@@ -339,6 +340,8 @@ begin_pass(Pass *pass)
 	pass->floor.id = es_event_id_last();
 	pass->floor.xid = ReadNextFullTransactionId();
 
+	LockRelationOid(es_relation_oid(ES_PASS), AccessShareLock);
+	LockRelationOid(es_relation_oid(ES_EPOCH), AccessShareLock);
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_seal_state_read(GetActiveSnapshot(), &pass->state);
 	has_epoch = es_epoch_last(GetActiveSnapshot(), &stored);
