@@ -194,7 +194,7 @@ make_mode(const char *name)
 	else if (strcmp(name, "notify") == 0)
 	{
 		mode.statement = "SELECT pg_notify('raw_probe', jsonb_build_object('type', 'probe.taken', 'key', 'probe-1', "
-			"'payload', jsonb_build_object('serial', $1::int))::text)";
+						 "'payload', jsonb_build_object('serial', $1::int))::text)";
 		mode.channel = "raw_probe";
 	}
 	else

@@ -27,6 +27,9 @@
  * easy: whatever fails, drop the connection and begin again at 1.
  *
  * If the effects are not in this database, store the position where they are.
+ *
+ * Every role that may connect may NOTIFY.  Where you do not trust them all, take
+ * a notification as no more than a sign that there is something to read.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -103,8 +103,13 @@ static Jsonb *
 make_envelope(const EsCapturePlan *plan, EsCaptureOp op,
 			  TupleTableSlot *old, TupleTableSlot *new, StringInfo buffer)
 {
-	EsEnvelope	shape = old == NULL ? ES_ENVELOPE_NEW : new == NULL ? ES_ENVELOPE_OLD : ES_ENVELOPE_BOTH;
+	EsEnvelope	shape = ES_ENVELOPE_BOTH;
 	EsJsonbObject envelope;
+
+	if (old == NULL)
+		shape = ES_ENVELOPE_NEW;
+	else if (new == NULL)
+		shape = ES_ENVELOPE_OLD;
 
 	es_jsonb_begin(buffer);
 	es_jsonb_begin_object(buffer, &envelope, &plan->envelopes[shape]);
@@ -188,11 +193,17 @@ static void
 capture_row(const TriggerData *data, EsCaptureOp op)
 {
 	const EsCapturePlan *plan = es_capture_plan_get(data->tg_relation, data->tg_trigger);
-	TupleTableSlot *old = op == ES_CAPTURE_INSERT ? NULL : data->tg_trigslot;
-	TupleTableSlot *new = op == ES_CAPTURE_INSERT ? data->tg_trigslot :
-		op == ES_CAPTURE_UPDATE ? data->tg_newslot : NULL;
+	TupleTableSlot *old = NULL;
+	TupleTableSlot *new = NULL;
 	StringInfoData buffer;
 	EsNewEvent	event;
+
+	if (op == ES_CAPTURE_INSERT)
+		new = data->tg_trigslot;
+	else
+		old = data->tg_trigslot;
+	if (op == ES_CAPTURE_UPDATE)
+		new = data->tg_newslot;
 
 	/* We are in a context that is reset after each row. */
 	initStringInfo(&buffer);
@@ -290,7 +301,8 @@ capture_rows(Batch *batch, EsCaptureOp op, Tuplestorestate *table, TupleDesc des
  * as the deletions and insertions that they amount to.
  */
 static void
-capture_updates(Batch *batch, Tuplestorestate *old_table, Tuplestorestate *new_table, TupleDesc desc)
+capture_updates(Batch *batch, Tuplestorestate *old_table, Tuplestorestate *new_table,
+				TupleDesc desc)
 {
 	Reader		old_rows;
 	Reader		new_rows;

@@ -40,7 +40,8 @@ typedef struct EsCaptureArgs
 	char	   *payload;
 } EsCaptureArgs;
 
-extern void es_capture_args_parse(EsCaptureArgs *args, const char *trigger, int nargs, char **strings);
+extern void es_capture_args_parse(EsCaptureArgs *args, const char *trigger,
+								  int nargs, char **strings);
 extern void es_capture_append_column(StringInfo list, bool is_first, const char *column);
 extern const char *es_capture_shown(const char *string);
 extern const char *es_capture_closest(const char *name, const char *const *candidates, int count);

@@ -72,7 +72,8 @@ kind_of_type(Oid type)
 	{
 		Oid			function;
 
-		if (find_coercion_pathway(JSONOID, type, COERCION_EXPLICIT, &function) == COERCION_PATH_FUNC)
+		if (find_coercion_pathway(JSONOID, type, COERCION_EXPLICIT, &function) ==
+			COERCION_PATH_FUNC)
 			return ES_COLUMN_TO_JSONB;
 	}
 	return ES_COLUMN_OUTPUT;
@@ -93,6 +94,7 @@ has_fixed_output(Oid type)
 		case MACADDR8OID:
 		case MACADDROID:
 		case NAMEOID:
+		case NUMERICOID:
 		case OIDOID:
 		case PG_LSNOID:
 		case UUIDOID:
@@ -137,11 +139,59 @@ es_column_init(EsColumn *column, Form_pg_attribute attribute, MemoryContext cont
 	}
 }
 
+static void
+put_cstring(const char *string, StringInfo buffer, EsJsonbObject *object)
+{
+	es_jsonb_put_string(buffer, object, string, strlen(string));
+}
+
+static void
+put_text(const text *string, StringInfo buffer, EsJsonbObject *object)
+{
+	es_jsonb_put_string(buffer, object, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
+}
+
+static void
+put_integer(int64 number, StringInfo buffer, EsJsonbObject *object)
+{
+	es_jsonb_put_numeric(buffer, object, int64_to_numeric(number));
+}
+
+static void
+put_numeric(EsColumn *column, Datum value, StringInfo buffer, EsJsonbObject *object)
+{
+	Numeric		number = DatumGetNumeric(value);
+
+	if (numeric_is_nan(number) || numeric_is_inf(number))
+		put_cstring(OutputFunctionCall(&column->output, value), buffer, object);
+	else
+		es_jsonb_put_numeric(buffer, object, number);
+}
+
+static void
+put_float(EsColumn *column, Datum value, StringInfo buffer, EsJsonbObject *object)
+{
+	char	   *string = OutputFunctionCall(&column->output, value);
+	Datum		number;
+
+	/* NaN, Infinity and -Infinity are the ones with an n. */
+	if (strpbrk(string, "Nn") != NULL)
+	{
+		put_cstring(string, buffer, object);
+		return;
+	}
+	number = DirectFunctionCall3(numeric_in, CStringGetDatum(string),
+								 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	es_jsonb_put_numeric(buffer, object, DatumGetNumeric(number));
+}
+
 /* Put a value as the next member of a JSON object. */
 void
 es_column_put_json(EsColumn *column, Datum value, bool isnull,
 				   StringInfo buffer, EsJsonbObject *object)
 {
+	char		time[MAXDATELEN + 1];
+
 	if (isnull)
 	{
 		es_jsonb_put_null(buffer, object);
@@ -154,71 +204,35 @@ es_column_put_json(EsColumn *column, Datum value, bool isnull,
 			es_jsonb_put_bool(buffer, object, DatumGetBool(value));
 			break;
 		case ES_COLUMN_INT2:
-			es_jsonb_put_numeric(buffer, object, int64_to_numeric(DatumGetInt16(value)));
+			put_integer(DatumGetInt16(value), buffer, object);
 			break;
 		case ES_COLUMN_INT4:
-			es_jsonb_put_numeric(buffer, object, int64_to_numeric(DatumGetInt32(value)));
+			put_integer(DatumGetInt32(value), buffer, object);
 			break;
 		case ES_COLUMN_INT8:
-			es_jsonb_put_numeric(buffer, object, int64_to_numeric(DatumGetInt64(value)));
+			put_integer(DatumGetInt64(value), buffer, object);
 			break;
 		case ES_COLUMN_NUMERIC:
-			{
-				Numeric		number = DatumGetNumeric(value);
-
-				if (numeric_is_nan(number) || numeric_is_inf(number))
-				{
-					char	   *string = OutputFunctionCall(&column->output, value);
-
-					es_jsonb_put_string(buffer, object, string, strlen(string));
-				}
-				else
-					es_jsonb_put_numeric(buffer, object, number);
-				break;
-			}
+			put_numeric(column, value, buffer, object);
+			break;
 		case ES_COLUMN_FLOAT:
-			{
-				char	   *string = OutputFunctionCall(&column->output, value);
-
-				/* NaN, Infinity and -Infinity are the ones with an n. */
-				if (strpbrk(string, "Nn") != NULL)
-					es_jsonb_put_string(buffer, object, string, strlen(string));
-				else
-					es_jsonb_put_numeric(buffer, object,
-										 DatumGetNumeric(DirectFunctionCall3(numeric_in,
-																			 CStringGetDatum(string),
-																			 ObjectIdGetDatum(InvalidOid),
-																			 Int32GetDatum(-1))));
-				break;
-			}
+			put_float(column, value, buffer, object);
+			break;
 		case ES_COLUMN_STRING:
-			{
-				text	   *string = DatumGetTextPP(value);
-
-				es_jsonb_put_string(buffer, object, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
-				break;
-			}
+			put_text(DatumGetTextPP(value), buffer, object);
+			break;
 		case ES_COLUMN_TIME:
-			{
-				char		string[MAXDATELEN + 1];
-
-				JsonEncodeDateTime(string, value, column->type, NULL);
-				es_jsonb_put_string(buffer, object, string, strlen(string));
-				break;
-			}
+			put_cstring(JsonEncodeDateTime(time, value, column->type, NULL), buffer, object);
+			break;
 		case ES_COLUMN_JSONB:
 			es_jsonb_put_jsonb(buffer, object, DatumGetJsonbP(value));
 			break;
 		case ES_COLUMN_OUTPUT:
-			{
-				char	   *string = OutputFunctionCall(&column->output, value);
-
-				es_jsonb_put_string(buffer, object, string, strlen(string));
-				break;
-			}
+			put_cstring(OutputFunctionCall(&column->output, value), buffer, object);
+			break;
 		case ES_COLUMN_TO_JSONB:
-			es_jsonb_put_jsonb(buffer, object,
-							   DatumGetJsonbP(FunctionCall1(&column->to_jsonb, value)));
+			value = FunctionCall1(&column->to_jsonb, value);
+			es_jsonb_put_jsonb(buffer, object, DatumGetJsonbP(value));
 			break;
 	}
 }
@@ -251,11 +265,26 @@ output_with_fixed_settings(EsColumn *column, Datum value)
 	return result;
 }
 
+static void
+append_integer(int64 number, StringInfo text)
+{
+	char		digits[MAXINT8LEN + 1];
+
+	appendBinaryStringInfo(text, digits, pg_lltoa(number, digits));
+}
+
+static void
+append_string(struct varlena *string, StringInfo text)
+{
+	appendBinaryStringInfo(text, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
+}
+
 /* Append a value, not NULL, in a form that does not depend on the session. */
 void
 es_column_append_text(EsColumn *column, Datum value, StringInfo text)
 {
-	char		buffer[Max(MAXDATELEN, MAXINT8LEN) + 1];
+	char		time[MAXDATELEN + 1];
+	int			utc = 0;
 
 	switch (column->kind)
 	{
@@ -263,38 +292,29 @@ es_column_append_text(EsColumn *column, Datum value, StringInfo text)
 			appendStringInfoString(text, DatumGetBool(value) ? "true" : "false");
 			break;
 		case ES_COLUMN_INT2:
-			appendBinaryStringInfo(text, buffer, pg_lltoa(DatumGetInt16(value), buffer));
+			append_integer(DatumGetInt16(value), text);
 			break;
 		case ES_COLUMN_INT4:
-			appendBinaryStringInfo(text, buffer, pg_lltoa(DatumGetInt32(value), buffer));
+			append_integer(DatumGetInt32(value), text);
 			break;
 		case ES_COLUMN_INT8:
-			appendBinaryStringInfo(text, buffer, pg_lltoa(DatumGetInt64(value), buffer));
-			break;
-		case ES_COLUMN_NUMERIC:
-			appendStringInfoString(text, OutputFunctionCall(&column->output, value));
+			append_integer(DatumGetInt64(value), text);
 			break;
 		case ES_COLUMN_STRING:
-			{
-				struct varlena *string = PG_DETOAST_DATUM_PACKED(value);
-
-				appendBinaryStringInfo(text, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
-				break;
-			}
+			append_string(PG_DETOAST_DATUM_PACKED(value), text);
+			break;
 		case ES_COLUMN_TIME:
-			{
-				int			utc = 0;
-
-				appendStringInfoString(text, JsonEncodeDateTime(buffer, value, column->type, &utc));
-				break;
-			}
+			appendStringInfoString(text, JsonEncodeDateTime(time, value, column->type, &utc));
+			break;
+		case ES_COLUMN_NUMERIC:
 		case ES_COLUMN_FLOAT:
 		case ES_COLUMN_JSONB:
 		case ES_COLUMN_OUTPUT:
 		case ES_COLUMN_TO_JSONB:
-			appendStringInfoString(text,
-								   column->fixed_output ? OutputFunctionCall(&column->output, value) :
-								   output_with_fixed_settings(column, value));
+			if (column->fixed_output)
+				appendStringInfoString(text, OutputFunctionCall(&column->output, value));
+			else
+				appendStringInfoString(text, output_with_fixed_settings(column, value));
 			break;
 	}
 }

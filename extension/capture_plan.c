@@ -189,7 +189,7 @@ require_column(PlanMaker *maker, EsCaptureArg which, const char *name)
 			 errdetail("Argument \"%s\" of trigger \"%s\" names it.",
 					   maker->args->given[which], maker->args->trigger),
 			 closest ? errhint("Perhaps you meant \"%s\".", closest) :
-			 errhint("If the column was renamed or dropped, create the trigger anew, or call eventstore.capture_table() again.")));
+					   errhint("If the column was renamed or dropped, create the trigger anew, or call eventstore.capture_table() again.")));
 	pg_unreachable();
 }
 

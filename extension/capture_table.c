@@ -304,11 +304,14 @@ create_trigger(const char *table, EsCaptureOp op, const Wanted *wanted)
 	StringInfoData command;
 
 	initStringInfo(&command);
-	appendStringInfo(&command, "CREATE OR REPLACE TRIGGER %s AFTER %s ON %s REFERENCING%s%s FOR EACH STATEMENT EXECUTE FUNCTION "
-					 ES_SCHEMA ".capture(",
-					 triggers[op].trigger, triggers[op].event, table,
-					 wanted->has_old_table ? " OLD TABLE AS old_rows" : "",
-					 wanted->has_new_table ? " NEW TABLE AS new_rows" : "");
+	appendStringInfo(&command, "CREATE OR REPLACE TRIGGER %s AFTER %s ON %s REFERENCING",
+					 triggers[op].trigger, triggers[op].event, table);
+	if (wanted->has_old_table)
+		appendStringInfoString(&command, " OLD TABLE AS old_rows");
+	if (wanted->has_new_table)
+		appendStringInfoString(&command, " NEW TABLE AS new_rows");
+	appendStringInfoString(&command,
+						   " FOR EACH STATEMENT EXECUTE FUNCTION " ES_SCHEMA ".capture(");
 	for (int i = 0; i < wanted->trigger.tgnargs; i++)
 		appendStringInfo(&command, "%s%s", i == 0 ? "" : ", ",
 						 quote_literal_cstr(wanted->trigger.tgargs[i]));
@@ -336,16 +339,17 @@ depend_on_column(const ObjectAddress *trigger, Oid relid, const EsColumn *column
  * merely has by default.
  */
 static void
-depend_on_columns(Oid relid, EsCaptureOp op, const Definition *definition, const EsCapturePlan *plan)
+depend_on_columns(Oid relid, EsCaptureOp op, const Definition *definition,
+				  const EsCapturePlan *plan)
 {
 	ObjectAddress trigger;
 	const EsCaptureTemplate *templates[] = {
 		definition->type ? &plan->type : NULL,
-		definition->key ? &plan->key : NULL
-	};
+		definition->key ? &plan->key : NULL};
 
 	CommandCounterIncrement();
-	ObjectAddressSet(trigger, TriggerRelationId, get_trigger_oid(relid, triggers[op].trigger, false));
+	ObjectAddressSet(trigger, TriggerRelationId,
+					 get_trigger_oid(relid, triggers[op].trigger, false));
 
 	for (int t = 0; t < lengthof(templates); t++)
 	{

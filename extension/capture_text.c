@@ -116,15 +116,18 @@ text *
 es_capture_key(const EsCapturePlan *plan, EsCaptureOp op, TupleTableSlot *row)
 {
 	StringInfoData string;
-	text	   *result = NULL;
+	text	   *result;
 
 	if (plan->key.npieces == 0 || plan->key.fixed[op] != NULL)
 		return plan->key.fixed[op];
 
 	initStringInfo(&string);
-	if (!fill_in(&plan->key, op, row, &string) && string.len > 0)
-		result = string.len > ES_MAX_KEY_LENGTH ? cut_key(&string) :
-			cstring_to_text_with_len(string.data, string.len);
+	if (fill_in(&plan->key, op, row, &string) || string.len == 0)
+		result = NULL;
+	else if (string.len > ES_MAX_KEY_LENGTH)
+		result = cut_key(&string);
+	else
+		result = cstring_to_text_with_len(string.data, string.len);
 	pfree(string.data);
 	return result;
 }

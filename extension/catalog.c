@@ -18,7 +18,9 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "nodes/primnodes.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -26,6 +28,7 @@
 #include "utils/syscache.h"
 
 #include "extension/catalog.h"
+#include "extension/compat.h"
 
 static const struct
 {
@@ -153,18 +156,65 @@ es_check_not_rewritten(Relation rel, Snapshot snapshot)
 				 errhint("Try again.")));
 }
 
+/*
+ * Does the current transaction hold a lock that it noted?  If so, the relation
+ * can be opened without another look at the lock table, which is a good part
+ * of what it costs to emit an event in a statement that emits many.
+ *
+ * A lock goes when its subtransaction rolls back, so it only counts in the
+ * subtransaction that took it: as long as that one is current, it has not
+ * ended, and no two of a transaction have the same id.
+ */
+bool
+es_lock_is_kept(const EsKeptLock *lock, Oid relid)
+{
+	return lock->relid == relid &&
+		lock->transaction == es_my_local_xid() &&
+		lock->subtransaction == GetCurrentSubTransactionId();
+}
+
+/* Note that the current subtransaction has locked a relation, and keeps the lock. */
+void
+es_note_kept_lock(EsKeptLock *lock, Oid relid)
+{
+	lock->relid = relid;
+	lock->transaction = es_my_local_xid();
+	lock->subtransaction = GetCurrentSubTransactionId();
+}
+
+/*
+ * Is this the predicate "run IS NOT NULL", which the index on a partition's xid
+ * has: an entry for each run of events, not for each event?
+ */
+bool
+es_is_run_predicate(List *predicate)
+{
+	NullTest   *test;
+
+	if (list_length(predicate) != 1 || !IsA(linitial(predicate), NullTest))
+		return false;
+	test = linitial(predicate);
+	return test->nulltesttype == IS_NOT_NULL && IsA(test->arg, Var) &&
+		((Var *) test->arg)->varattno == Anum_event_run;
+}
+
 static bool
 is_ordered_by(Relation index, AttrNumber column)
 {
-	return index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indisvalid &&
-		index->rd_index->indkey.values[0] == column &&
-		RelationGetIndexPredicate(index) == NIL;
+	List	   *predicate;
+
+	if (index->rd_rel->relam != BTREE_AM_OID || !index->rd_index->indisvalid ||
+		index->rd_index->indkey.values[0] != column)
+		return false;
+	predicate = RelationGetIndexPredicate(index);
+	return predicate == NIL ||
+		(column == Anum_event_xid && es_is_run_predicate(predicate));
 }
 
 /*
  * Open the index by which one of our tables or partitions is read in the order
- * of a column: the primary key if it begins with it, else any complete index
- * that does.  An error if there is none.
+ * of a column: the primary key if it begins with it, else any that does and
+ * has all rows (of the xid of events: all runs).  An error if there is none.
  */
 Relation
 es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode)

@@ -6,6 +6,7 @@
 #define ES_CATALOG_H
 
 #include "access/attnum.h"
+#include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -35,6 +36,7 @@ enum
 	Anum_event_id = 1,
 	Anum_event_xid,
 	Anum_event_emitted_at,
+	Anum_event_run,
 	Anum_event_type,
 	Anum_event_key,
 	Anum_event_payload,
@@ -102,11 +104,25 @@ enum
 
 #define Natts_progress Anum_progress_recorded_at
 
+/*
+ * A lock on a relation that is kept until the transaction ends, and where it
+ * was taken: in which transaction of this session, and which subtransaction.
+ */
+typedef struct EsKeptLock
+{
+	Oid			relid;
+	LocalTransactionId transaction;
+	SubTransactionId subtransaction;
+} EsKeptLock;
+
 extern void es_catalog_init(void);
+extern bool es_lock_is_kept(const EsKeptLock *lock, Oid relid);
+extern void es_note_kept_lock(EsKeptLock *lock, Oid relid);
 extern Oid	es_relation_oid(EsRelation which);
 extern Oid	es_recorded_event_type(void);
 extern Relation es_table_open(EsRelation which, LOCKMODE lockmode);
 extern void es_check_not_rewritten(Relation rel, Snapshot snapshot);
+extern bool es_is_run_predicate(List *predicate);
 extern Relation es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode);
 extern bool es_extension_lock(void);
 

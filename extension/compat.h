@@ -17,6 +17,13 @@
 #define es_set_seq_rec_locator(xlrec, rel) ((xlrec)->node = (rel)->rd_node)
 #endif
 
+/* 17 put the parts of a virtual transaction id into a struct. */
+#if PG_VERSION_NUM >= 170000
+#define es_my_local_xid() (MyProc->vxid.lxid)
+#else
+#define es_my_local_xid() (MyProc->lxid)
+#endif
+
 /* 16 added onlySummarizing to ExecInsertIndexTuples. */
 #if PG_VERSION_NUM >= 160000
 #define es_insert_index_tuples(rri, slot, estate) \

@@ -37,6 +37,9 @@
  */
 #define VALUES_LOGGED_AHEAD 32
 
+/* The lock that drawing takes, and keeps. */
+static EsKeptLock kept_lock;
+
 /* The sequence's one tuple, its buffer pinned and locked. */
 typedef struct SequencePage
 {
@@ -126,12 +129,15 @@ set_last_value(SequencePage *seq, int64 last, int64 logged)
 int64
 es_event_id_draw(int count)
 {
+	Oid			relid = es_relation_oid(ES_EVENT_ID);
 	SequencePage seq;
 	int64		last;
 
 	Assert(TransactionIdIsValid(GetTopTransactionIdIfAny()));
 
-	lock_sequence(&seq, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	lock_sequence(&seq, es_lock_is_kept(&kept_lock, relid) ? NoLock : RowExclusiveLock,
+				  BUFFER_LOCK_EXCLUSIVE);
+	es_note_kept_lock(&kept_lock, relid);
 	last = seq.data->last_value - (seq.data->is_called ? 0 : 1);
 	if (last > PG_INT64_MAX - count - VALUES_LOGGED_AHEAD)
 		ereport(ERROR,

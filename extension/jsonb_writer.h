@@ -33,11 +33,14 @@ extern void es_jsonb_prepare_names(EsJsonbNames *names, const char *const *sorte
 
 extern void es_jsonb_begin(StringInfo buffer);
 extern Jsonb *es_jsonb_finish(StringInfo buffer);
-extern void es_jsonb_begin_object(StringInfo buffer, EsJsonbObject *object, const EsJsonbNames *names);
-extern void es_jsonb_end_object(StringInfo buffer, EsJsonbObject *parent, const EsJsonbObject *object);
+extern void es_jsonb_begin_object(StringInfo buffer, EsJsonbObject *object,
+								  const EsJsonbNames *names);
+extern void es_jsonb_end_object(StringInfo buffer, EsJsonbObject *parent,
+								const EsJsonbObject *object);
 extern void es_jsonb_put_null(StringInfo buffer, EsJsonbObject *object);
 extern void es_jsonb_put_bool(StringInfo buffer, EsJsonbObject *object, bool value);
-extern void es_jsonb_put_string(StringInfo buffer, EsJsonbObject *object, const char *value, int length);
+extern void es_jsonb_put_string(StringInfo buffer, EsJsonbObject *object,
+								const char *value, int length);
 extern void es_jsonb_put_numeric(StringInfo buffer, EsJsonbObject *object, Numeric value);
 extern void es_jsonb_put_jsonb(StringInfo buffer, EsJsonbObject *object, const Jsonb *value);
 

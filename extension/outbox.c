@@ -10,6 +10,11 @@
  * The order of two steps carries the feed (sequencer.c): the transaction has
  * its top-level xid before an event draws its id.
  *
+ * Events written by one call to one leaf are a run: consecutive ids, written by
+ * one subtransaction, so that all of them are seen or none.  The first says how
+ * many there are, and only the first is in the (xid) index, by which the
+ * sequencer finds them.
+ *
  * What is known about the current leaf outlives the transaction and is dropped
  * by the relcache callback; relations are opened and closed by each call,
  * because an open relation makes TRUNCATE, ALTER and DROP EXTENSION fail in
@@ -58,7 +63,9 @@ static struct
 	int			nindexes;
 	Oid		   *index_oids;
 	IndexInfo **index_infos;
-	bool		plain_indexes;	/* only btrees over columns: insert by hand */
+	bool		plain_indexes;	/* only btrees over columns, that a lone event
+								 * is in: insert by hand */
+	EsKeptLock	kept_lock;		/* RowExclusive, on the leaf and all its indexes */
 }			leaf;
 
 static Jsonb *empty_object;
@@ -99,6 +106,7 @@ remember_leaf(Relation rel, const EsPartition *partition)
 	leaf.parent = es_relation_oid(ES_EVENT);
 	leaf.partition = *partition;
 	leaf.valid = true;
+	leaf.kept_lock.relid = InvalidOid;
 
 	indexes = RelationGetIndexList(rel);
 	old = MemoryContextSwitchTo(leaf.context);
@@ -113,7 +121,8 @@ remember_leaf(Relation rel, const EsPartition *partition)
 		IndexInfo  *info = BuildIndexInfo(index);
 
 		if (index->rd_rel->relam != BTREE_AM_OID ||
-			info->ii_Expressions != NIL || info->ii_Predicate != NIL ||
+			info->ii_Expressions != NIL ||
+			(info->ii_Predicate != NIL && !es_is_run_predicate(info->ii_Predicate)) ||
 			info->ii_ExclusionOps != NULL ||
 			(info->ii_Unique && !index->rd_index->indimmediate))
 			leaf.plain_indexes = false;
@@ -149,6 +158,9 @@ open_leaf(int64 id)
 			continue;
 		}
 
+		if (leaf.valid && es_lock_is_kept(&leaf.kept_lock, partition.relid))
+			return table_open(partition.relid, NoLock);
+
 		/* Getting the lock processes invalidations: is what we know still so? */
 		rel = try_table_open(partition.relid, RowExclusiveLock);
 		if (rel == NULL)
@@ -169,8 +181,9 @@ open_leaf(int64 id)
 	}
 }
 
+/* `run` is the number of events that begin with this one; 0: it is not the first. */
 static void
-fill_row(Datum *values, bool *isnull, const EsNewEvent *event, int64 id,
+fill_row(Datum *values, bool *isnull, const EsNewEvent *event, int64 id, int run,
 		 FullTransactionId xid, TimestampTz now, Jsonb *context)
 {
 	Jsonb	   *headers = event->headers;
@@ -191,6 +204,8 @@ fill_row(Datum *values, bool *isnull, const EsNewEvent *event, int64 id,
 	values[Anum_event_id - 1] = Int64GetDatum(id);
 	values[Anum_event_xid - 1] = FullTransactionIdGetDatum(xid);
 	values[Anum_event_emitted_at - 1] = TimestampTzGetDatum(now);
+	values[Anum_event_run - 1] = Int32GetDatum(run);
+	isnull[Anum_event_run - 1] = (run == 0);
 	values[Anum_event_type - 1] = PointerGetDatum(event->type);
 	values[Anum_event_key - 1] = PointerGetDatum(event->key);
 	isnull[Anum_event_key - 1] = (event->key == NULL);
@@ -204,11 +219,12 @@ insert_one(Relation rel, const EsNewEvent *event, int64 id,
 		   FullTransactionId xid, TimestampTz now, Jsonb *context)
 {
 	TupleTableSlot *slot = leaf.slot;
+	bool		locked = es_lock_is_kept(&leaf.kept_lock, RelationGetRelid(rel));
 	Datum		values[INDEX_MAX_KEYS];
 	bool		isnull[INDEX_MAX_KEYS];
 
 	ExecClearTuple(slot);
-	fill_row(slot->tts_values, slot->tts_isnull, event, id, xid, now, context);
+	fill_row(slot->tts_values, slot->tts_isnull, event, id, 1, xid, now, context);
 	for (int i = Natts_event; i < slot->tts_tupleDescriptor->natts; i++)
 		slot->tts_isnull[i] = true;
 	ExecStoreVirtualTuple(slot);
@@ -217,7 +233,7 @@ insert_one(Relation rel, const EsNewEvent *event, int64 id,
 
 	for (int i = 0; i < leaf.nindexes; i++)
 	{
-		Relation	index = index_open(leaf.index_oids[i], RowExclusiveLock);
+		Relation	index = index_open(leaf.index_oids[i], locked ? NoLock : RowExclusiveLock);
 		IndexInfo  *info = leaf.index_infos[i];
 
 		FormIndexDatum(info, slot, NULL, values, isnull);
@@ -227,6 +243,8 @@ insert_one(Relation rel, const EsNewEvent *event, int64 id,
 		index_close(index, NoLock);
 	}
 	ExecClearTuple(slot);
+	if (!locked)
+		es_note_kept_lock(&leaf.kept_lock, RelationGetRelid(rel));
 }
 
 /* Write events into the open leaf through the executor's index insertion. */
@@ -240,7 +258,7 @@ insert_many(Relation rel, const EsNewEvent *events, int count, int64 first_id,
 
 	for (int i = 0; i < count; i++)
 	{
-		fill_row(values, isnull, &events[i], first_id + i, xid, now, context);
+		fill_row(values, isnull, &events[i], first_id + i, i == 0 ? count : 0, xid, now, context);
 		es_table_writer_put(writer, values, isnull);
 	}
 	es_table_writer_end(writer);

@@ -144,7 +144,8 @@ es_partition_create(int64 id)
 	SPI_execute(psprintf("CREATE TABLE " ES_INTERNAL_SCHEMA ".%s ("
 						 "LIKE " ES_SCHEMA ".event, PRIMARY KEY (id))", name),
 				false, 0);
-	SPI_execute(psprintf("CREATE INDEX ON " ES_INTERNAL_SCHEMA ".%s (xid)", name), false, 0);
+	SPI_execute(psprintf("CREATE INDEX ON " ES_INTERNAL_SCHEMA ".%s (xid) WHERE run IS NOT NULL", name),
+				false, 0);
 	SPI_execute(psprintf("ALTER TABLE " ES_SCHEMA ".event ATTACH PARTITION " ES_INTERNAL_SCHEMA ".%s "
 						 "FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
 						 name, hole.lower, hole.upper),

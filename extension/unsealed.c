@@ -12,7 +12,8 @@
  *
  * That is a set of xids, walked as ranges between those still running, on the
  * (xid) index of each leaf, so the rows of a running transaction are never
- * looked at: a bulk load in progress costs nothing.  Nobody waits for the
+ * looked at: a bulk load in progress costs nothing.  The index has one entry
+ * for each run of events (outbox.c).  Nobody waits for the
  * oldest running transaction: a long one delays its own events alone.
  *
  * The floor.  A transaction's events may lie in any leaf, but not below the id
@@ -266,6 +267,7 @@ scan_leaf(const EsSealState *state, Snapshot snapshot, Relation leaf,
 			bool		isnull;
 			int64		id = DatumGetInt64(slot_getattr(slot, Anum_event_id, &isnull));
 			Datum		xid = slot_getattr(slot, Anum_event_xid, &isnull);
+			int32		run = DatumGetInt32(slot_getattr(slot, Anum_event_run, &isnull));
 
 			CHECK_FOR_INTERRUPTS();
 
@@ -274,7 +276,7 @@ scan_leaf(const EsSealState *state, Snapshot snapshot, Relation leaf,
 			 * xid of another counter.
 			 */
 			if (id > es_floor(state, DatumGetFullTransactionId(xid)))
-				more = callback(id, arg);
+				more = callback(id, run, arg);
 		}
 	}
 
@@ -285,7 +287,7 @@ scan_leaf(const EsSealState *state, Snapshot snapshot, Relation leaf,
 }
 
 /*
- * Call back for each event that `snapshot`, in which the transactions `now`
+ * Call back for each run of events that `snapshot`, in which the transactions `now`
  * are running, sees and that `state` does not know of.  `partitions` must
  * contain every leaf the snapshot can see events in.
  */
@@ -320,7 +322,7 @@ es_unsealed_scan(const EsSealState *state, const EsRunning *now, Snapshot snapsh
 }
 
 static bool
-stop_at_first(int64 id, void *arg)
+stop_at_first(int64 first_id, int count, void *arg)
 {
 	*(bool *) arg = true;
 	return false;

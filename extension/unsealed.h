@@ -35,8 +35,8 @@ typedef struct EsSealState
 	EsFloor    *floors;			/* ascending */
 } EsSealState;
 
-/* Called for each unsealed event; false ends the scan. */
-typedef bool (*EsUnsealedCallback) (int64 id, void *arg);
+/* Called for each run of unsealed events; false ends the scan. */
+typedef bool (*EsUnsealedCallback) (int64 first_id, int count, void *arg);
 
 extern void es_seal_state_read(Snapshot snapshot, EsSealState *state);
 extern EsRunning es_running_from_datum(Datum pg_snapshot);

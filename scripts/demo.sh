@@ -219,12 +219,20 @@ story_line()
 	printf '   %-34s%s\n' "$1" "$2" | sed 's/ *$//'
 }
 
-# heard ORDER COMMITTED-AT: its event, and how much later it was received.
+# heard ORDER COMMITTED-AT: its event, and how much later it was received; "at
+# once" if that was before the client could ask for the time.
 heard()
 {
-	sql "SELECT format('%8s  %2s  %-14s  %s', position, id, type, key) || to_char(
-			1000 * extract(epoch FROM received_at - :'at'::timestamptz), '99990.0 \"ms\"')
-		FROM handled WHERE key = 'order-' || :id" id="$1" at="$2"
+	sql "SELECT format('%8s  %2s  %-14s  %s', position, id, type, key) ||
+			CASE WHEN ms < 0 THEN '   at once' ELSE to_char(ms, '99990.0 \"ms\"') END
+		FROM handled, LATERAL (SELECT 1000 * extract(epoch FROM received_at - :'at'::timestamptz)) AS d (ms)
+		WHERE key = 'order-' || :id" id="$1" at="$2"
+}
+
+# heard_soon ORDER COMMITTED-AT: not only when the dispatcher looked by itself.
+heard_soon()
+{
+	is_true "(SELECT received_at - '$2' < interval '500 ms' FROM handled WHERE key = 'order-$1')"
 }
 
 # try_start DATA-DIRECTORY: in vain while a process of the killed server lives.
@@ -312,6 +320,9 @@ show_transactions()
 	story_line "C  cancels order 3, rolls back" "       -"
 	story_line "D  ships order 4, commits" "$(heard 4 "$d")"
 	story_line "A  ... commits" "$(heard 1 "$a")"
+	claim "B was heard when it committed" heard_soon 2 "$b"
+	claim "D was heard when it committed" heard_soon 4 "$d"
+	claim "A was heard when it committed" heard_soon 1 "$a"
 	claim "A's event has the first id" \
 		is_true "(SELECT id FROM handled WHERE key = 'order-1') < ALL (SELECT id FROM handled WHERE key <> 'order-1')"
 	claim "the listener heard B, D and A in this order, each by a notification" \

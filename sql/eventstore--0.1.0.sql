@@ -33,12 +33,13 @@ CREATE SEQUENCE eventstore_internal.event_id AS bigint CACHE 1 NO CYCLE;
 COMMENT ON SEQUENCE eventstore_internal.event_id IS 'ids of events; drawn after the transaction has its xid, never set back';
 
 -- The parent has no index of its own: each partition brings its primary key
--- (id) and its index (xid).  A parent primary key plus partitions made at run
--- time makes pg_restore fail with "multiple primary keys".
+-- (id) and its index (xid) WHERE run IS NOT NULL.  A parent primary key plus
+-- partitions made at run time makes pg_restore fail with "multiple primary keys".
 CREATE TABLE eventstore.event (
 	id			bigint		NOT NULL,
 	xid			xid8,
 	emitted_at	timestamptz	NOT NULL,
+	run			integer,
 	type		text		NOT NULL,
 	key			text,
 	payload		jsonb		NOT NULL,
@@ -48,6 +49,7 @@ COMMENT ON TABLE eventstore.event IS 'the outbox: every event, written by the tr
 COMMENT ON COLUMN eventstore.event.id IS 'names the event for ever; in order of emission, with gaps';
 COMMENT ON COLUMN eventstore.event.xid IS 'top-level transaction that emitted the event; NULL when the row was restored or copied';
 COMMENT ON COLUMN eventstore.event.emitted_at IS 'clock time of the call that emitted the event';
+COMMENT ON COLUMN eventstore.event.run IS 'how many events, this one and those with the next ids, were written at once; NULL: it is one of those';
 COMMENT ON COLUMN eventstore.event.type IS 'what happened, e.g. order.canceled';
 COMMENT ON COLUMN eventstore.event.key IS 'what it happened to, e.g. orders-42; events of one key keep their order';
 COMMENT ON COLUMN eventstore.event.payload IS 'the fact itself';

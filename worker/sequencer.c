@@ -157,12 +157,13 @@ lock_leaves_and_take_snapshot(int64 floor, int *count)
 }
 
 static bool
-collect_id(int64 id, void *arg)
+collect_ids(int64 first_id, int count, void *arg)
 {
 	Pass	   *pass = arg;
 
-	tuplesort_putdatum(pass->ids, Int64GetDatum(id), false);
-	pass->nfound++;
+	for (int i = 0; i < count; i++)
+		tuplesort_putdatum(pass->ids, Int64GetDatum(first_id + i), false);
+	pass->nfound += count;
 	return true;
 }
 
@@ -192,8 +193,9 @@ collect_all_without_position(Pass *pass)
 		{
 			bool		isnull;
 
-			collect_id(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-												   1, &isnull)), pass);
+			Datum		id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+			collect_ids(DatumGetInt64(id), 1, pass);
 		}
 		SPI_freetuptable(SPI_tuptable);
 		CHECK_FOR_INTERRUPTS();
@@ -448,7 +450,7 @@ es_seal_pass(void)
 		collect_all_without_position(&pass);
 	else
 		es_unsealed_scan(&pass.state, &pass.running, GetActiveSnapshot(),
-						 partitions, npartitions, collect_id, &pass);
+						 partitions, npartitions, collect_ids, &pass);
 
 	if (pass.nfound > 0 ||
 		pass.epoch_state == ES_EPOCH_NEW_TIMELINE || pass.epoch_state == ES_EPOCH_FOREIGN)

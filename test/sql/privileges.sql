@@ -98,7 +98,7 @@ FROM (VALUES
 	($$SELECT * FROM eventstore_internal.subscription_status()$$),
 	($$SELECT eventstore_internal.installed()$$),
 	($$SELECT * FROM eventstore.event$$),
-	($$INSERT INTO eventstore.event VALUES (7, NULL, now(), 'forged', NULL, '{}', '{}')$$),
+	($$INSERT INTO eventstore.event (id, emitted_at, type, payload, headers) VALUES (7, now(), 'forged', '{}', '{}')$$),
 	($$UPDATE eventstore.event SET payload = '1'$$),
 	($$DELETE FROM eventstore.event$$),
 	($$TRUNCATE eventstore.event$$),

@@ -11,6 +11,7 @@ use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
   new_server
@@ -20,6 +21,7 @@ our @EXPORT = qw(
   wait_for_no_dispatcher
   wait_until_sealed
   feed_is_sound
+  kill_server
   log_lines
   build_listener
   create_load_tables
@@ -146,6 +148,26 @@ SELECT 'read() returns ' || n || ' events of ' || (SELECT count(*) FROM feed)
 	WHERE n <> (SELECT count(*) FROM feed);
 SQL
 	return;
+}
+
+# Kill the postmaster, and wait until the processes that it leaves behind have
+# noticed, and until init has collected the postmaster: the next one does not
+# start before.  A server works in its data directory.  A process that was sent
+# SIGSTOP is killed too.
+sub kill_server
+{
+	my ($node, $stopped) = @_;
+	my $data_dir = $node->data_dir;
+	my ($pid) = split /\n/, slurp_file("$data_dir/postmaster.pid");
+
+	$node->kill9;
+	kill 'KILL', $stopped if $stopped;
+	for my $tries (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return unless -e "/proc/$pid" || grep { (readlink "$_/cwd" // '') eq $data_dir } glob '/proc/[0-9]*';
+		usleep(100_000);
+	}
+	die 'processes outlive their postmaster';
 }
 
 # Lines of the server's log from an offset that match.
