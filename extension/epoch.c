@@ -22,6 +22,7 @@
 #include "access/table.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/rel.h"
@@ -137,6 +138,8 @@ es_epoch_before_emit(void)
 	checked_relid = es_relation_oid(ES_EPOCH);
 	epoch_changed = false;
 
+	/* First the lock: a table rewritten after the snapshot looks empty. */
+	LockRelationOid(checked_relid, AccessShareLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	if (es_epoch_last(snapshot, &stored) &&
 		es_epoch_compare(&stored, &current) != ES_EPOCH_CURRENT)
