@@ -143,7 +143,7 @@ notice_unsealed(Snapshot snapshot)
 		return;
 	ereport(NOTICE,
 			(errmsg("there are committed events that no reader can see yet, as no dispatcher runs in this database"),
-			 errhint("Set shared_preload_libraries = 'eventstore' and restart the server, "
+			 errhint("Add eventstore to shared_preload_libraries and restart the server, "
 					 "or run SELECT eventstore.seal() by hand.")));
 }
 
