@@ -11,6 +11,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
@@ -23,6 +24,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "extension/catalog.h"
@@ -127,6 +129,31 @@ es_table_open(EsRelation which, LOCKMODE lockmode)
 						RelationGetNumberOfAttributes(rel), relations[which].ncolumns),
 				 errhint("Columns must not be added to the tables of eventstore.")));
 	return rel;
+}
+
+/*
+ * To be called when `snapshot` sees no row in one of our tables.  ALTER TABLE
+ * that rewrites is not MVCC-safe: a table rewritten since the snapshot was taken
+ * looks empty.  An error, which a retry with another snapshot mends, if that may
+ * be why.
+ */
+void
+es_check_not_rewritten(Relation rel, Snapshot snapshot)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(RelationGetRelid(rel)));
+	TransactionId xmin;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", RelationGetRelid(rel));
+	xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+	ReleaseSysCache(tuple);
+
+	if (!TransactionIdIsCurrentTransactionId(xmin) && XidInMVCCSnapshot(xmin, snapshot))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("table \"%s.%s\" was altered after the snapshot was taken",
+						get_namespace_name(RelationGetNamespace(rel)), RelationGetRelationName(rel)),
+				 errhint("Try again.")));
 }
 
 /*

@@ -9,6 +9,7 @@
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
+#include "utils/snapshot.h"
 
 #define ES_EXTENSION "eventstore"
 #define ES_SCHEMA "eventstore"
@@ -120,6 +121,7 @@ extern void es_note_kept_lock(EsKeptLock *lock, Oid relid);
 extern Oid	es_relation_oid(EsRelation which);
 extern Oid	es_recorded_event_type(void);
 extern Relation es_table_open(EsRelation which, LOCKMODE lockmode);
+extern void es_check_not_rewritten(Relation rel, Snapshot snapshot);
 extern bool es_is_run_predicate(List *predicate);
 extern Relation es_index_open(Relation rel, AttrNumber column, LOCKMODE lockmode);
 extern bool es_extension_lock(void);

@@ -66,6 +66,17 @@ segment_from_tuple(HeapTuple tuple, TupleDesc desc)
 	return segment;
 }
 
+/* An error if the snapshot sees no segment at all because of a rewrite. */
+static void
+check_not_rewritten(Relation rel, Relation index, Snapshot snapshot)
+{
+	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
+
+	if (systable_getnext_ordered(scan, ForwardScanDirection) == NULL)
+		es_check_not_rewritten(rel, snapshot);
+	systable_endscan_ordered(scan);
+}
+
 /* Fetch one segment: the first, or the last, for which key holds. */
 static bool
 fetch_segment(Relation rel, Relation index, Snapshot snapshot, ScanDirection direction,
@@ -84,6 +95,8 @@ fetch_segment(Relation rel, Relation index, Snapshot snapshot, ScanDirection dir
 	if (found)
 		*segment = segment_from_tuple(tuple, RelationGetDescr(rel));
 	systable_endscan_ordered(scan);
+	if (!found)
+		check_not_rewritten(rel, index, snapshot);
 	return found;
 }
 
@@ -191,6 +204,7 @@ find_epoch(Snapshot snapshot, int64 position)
 	Relation	index = es_index_open(rel, Anum_epoch_first_position, AccessShareLock);
 	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
 	HeapTuple	tuple;
+	bool		any = false;
 
 	while (epoch.is_last &&
 		   (tuple = systable_getnext_ordered(scan, ForwardScanDirection)) != NULL)
@@ -199,6 +213,7 @@ find_epoch(Snapshot snapshot, int64 position)
 		int64		first = DatumGetInt64(heap_getattr(tuple, Anum_epoch_first_position,
 													   RelationGetDescr(rel), &isnull));
 
+		any = true;
 		if (position >= first - 1)
 			epoch.base = first - 1;
 		else
@@ -209,6 +224,8 @@ find_epoch(Snapshot snapshot, int64 position)
 													RelationGetDescr(rel), &isnull));
 		}
 	}
+	if (!any)
+		es_check_not_rewritten(rel, snapshot);
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);

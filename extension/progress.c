@@ -72,6 +72,8 @@ es_progress_last(EsProgressReader *reader, int32 subscription, EsProgress *progr
 		progress->delivered = int64_column(reader, tuple, Anum_progress_delivered);
 		progress->recorded_at = int64_column(reader, tuple, Anum_progress_recorded_at);
 	}
+	else
+		es_check_not_rewritten(reader->rel, reader->snapshot);
 	systable_endscan_ordered(scan);
 
 	return HeapTupleIsValid(tuple);

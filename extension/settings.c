@@ -15,11 +15,26 @@
 #include "utils/memutils.h"
 
 #include "extension/compat.h"
+#include "extension/planted_fault.h"
 #include "extension/settings.h"
 
 bool		es_debug_fail_notify = false;
+#ifdef ES_PLANTED_FAULTS
+int			es_debug_fault = ES_FAULT_NONE;
+#endif
 int			es_partition_size = 1000000;
 int			es_poll_interval = 1000;
+
+#ifdef ES_PLANTED_FAULTS
+static const struct config_enum_entry planted_faults[] = {
+	{"none", ES_FAULT_NONE, false},
+	{"doubled_xid", ES_FAULT_DOUBLED_XID, false},
+	{"floor_at_xmax", ES_FAULT_FLOOR_AT_XMAX, false},
+	{"rows_unseen", ES_FAULT_ROWS_UNSEEN, false},
+	{"unflushed_pass", ES_FAULT_UNFLUSHED_PASS, false},
+	{NULL, 0, false}
+};
+#endif
 
 static char *context = NULL;
 static Jsonb *parsed_context = NULL;	/* of `context`; NULL: not parsed yet, or empty */
@@ -119,6 +134,14 @@ es_settings_init(void)
 							 NULL,
 							 &es_debug_fail_notify, false, PGC_SUSET, GUC_NOT_IN_SAMPLE,
 							 NULL, NULL, NULL);
+
+#ifdef ES_PLANTED_FAULTS
+	DefineCustomEnumVariable("eventstore.debug_fault",
+							 "Plants a fault in the sequencer, to test the checker.",
+							 NULL,
+							 &es_debug_fault, ES_FAULT_NONE, planted_faults, PGC_SUSET, GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
+#endif
 
 	DefineCustomIntVariable("eventstore.partition_size",
 							"Number of event ids that one partition of eventstore.event covers.",

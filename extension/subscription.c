@@ -661,6 +661,8 @@ es_subscription_load(Snapshot snapshot)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		list = lappend(list, subscription_from_tuple(tuple, RelationGetDescr(rel)));
 	systable_endscan(scan);
+	if (list == NIL)
+		es_check_not_rewritten(rel, snapshot);
 	table_close(rel, AccessShareLock);
 
 	reader = es_progress_open(snapshot);

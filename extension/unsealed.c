@@ -45,6 +45,7 @@
 
 #include "extension/catalog.h"
 #include "extension/compat.h"
+#include "extension/planted_fault.h"
 #include "extension/unsealed.h"
 
 /*
@@ -81,6 +82,31 @@ es_running_from_datum(Datum pg_snapshot)
 	running.xids = stored->xip;
 	return running;
 }
+
+#ifdef ES_PLANTED_FAULTS
+/*
+ * What pg_current_snapshot() would be if it did not remove duplicates; for
+ * short-lived test clusters, whose xids have no epoch yet.
+ */
+Datum
+es_running_with_doubles(Snapshot snapshot)
+{
+	Size		size = offsetof(StoredSnapshot, xip) + snapshot->xcnt * sizeof(FullTransactionId);
+	StoredSnapshot *stored = palloc0(size);
+	TransactionId *xids = palloc_array(TransactionId, snapshot->xcnt + 1);
+
+	memcpy(xids, snapshot->xip, snapshot->xcnt * sizeof(TransactionId));
+	qsort(xids, snapshot->xcnt, sizeof(TransactionId), xidComparator);
+
+	SET_VARSIZE(stored, size);
+	stored->nxip = snapshot->xcnt;
+	stored->xmin = FullTransactionIdFromEpochAndXid(0, snapshot->xmin);
+	stored->xmax = FullTransactionIdFromEpochAndXid(0, snapshot->xmax);
+	for (uint32 i = 0; i < snapshot->xcnt; i++)
+		stored->xip[i] = FullTransactionIdFromEpochAndXid(0, xids[i]);
+	return PointerGetDatum(stored);
+}
+#endif
 
 /* Read the last pass's row under `snapshot`, into the current memory context. */
 void
@@ -220,7 +246,9 @@ scan_leaf(const EsSealState *state, Snapshot snapshot, Relation leaf,
 		  const XidRange *ranges, int nranges, EsUnsealedCallback callback, void *arg)
 {
 	Relation	index = es_index_open(leaf, Anum_event_xid, AccessShareLock);
-	IndexScanDesc scan = index_beginscan(leaf, index, snapshot, 2, 0);
+	IndexScanDesc scan = index_beginscan(leaf, index,
+										 es_fault_planted(ES_FAULT_ROWS_UNSEEN) ? SnapshotAny : snapshot,
+										 2, 0);
 	TupleTableSlot *slot = table_slot_create(leaf, NULL);
 	bool		more = true;
 

@@ -40,6 +40,9 @@ typedef bool (*EsUnsealedCallback) (int64 first_id, int count, void *arg);
 
 extern void es_seal_state_read(Snapshot snapshot, EsSealState *state);
 extern EsRunning es_running_from_datum(Datum pg_snapshot);
+#ifdef ES_PLANTED_FAULTS
+extern Datum es_running_with_doubles(Snapshot snapshot);
+#endif
 extern int64 es_floor(const EsSealState *state, FullTransactionId xid);
 extern bool es_is_running(const EsRunning *running, FullTransactionId xid);
 extern void es_unsealed_scan(const EsSealState *state, const EsRunning *now, Snapshot snapshot,

@@ -149,6 +149,9 @@ needed_packages()
 	printf '%s\n' "postgresql-$1" "postgresql-server-dev-$1" gcc libc6-dev make perl libipc-run-perl
 }
 
+# What the checker (test/checker) needs besides.
+CHECKER_PACKAGES=(python3 python3-psycopg2)
+
 # ensure_packages [PACKAGE...]: have what is needed to build and run the
 # extension, and the named packages too.
 ensure_packages()
@@ -256,15 +259,16 @@ copy_source()
 		as_postgres tar --extract --directory="$1"
 }
 
-# build_extension: build a copy of the tree with the caller's
-# COPT and install it into DESTDIR; false if that fails, with the compiler's
-# complaints.  Sets BUILD_DIR (the copy) and DESTDIR.
+# build_extension: build a copy of the tree with the caller's COPT and install
+# it into DESTDIR; false if that fails, with the compiler's complaints.  Sets
+# BUILD_DIR (the copy) and DESTDIR, whose names end in BUILD_SUFFIX if that is set.
 build_extension()
 {
-	local log=$WORK/build.log status=0
+	local suffix=${BUILD_SUFFIX:-} status=0
+	local log=$WORK/build$suffix.log
 
-	BUILD_DIR=$WORK/build
-	DESTDIR=$WORK/install
+	BUILD_DIR=$WORK/build$suffix
+	DESTDIR=$WORK/install$suffix
 	copy_source "$BUILD_DIR"
 	run_child make --directory="$BUILD_DIR" --jobs="$(nproc)" PG_CONFIG="$PG_CONFIG" \
 		COPT="${COPT:-}" all >"$log" 2>&1 &&

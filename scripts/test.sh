@@ -4,7 +4,9 @@
 #
 # A test of a suite is one file: test/sql/NAME.sql and test/specs/NAME.spec run
 # on one throw-away server that does not preload the library, each in a new
-# database that has the extension; test/t/NAME.pl starts its own servers.
+# database that has the extension; test/t/NAME.pl starts its own servers.  The
+# checker (test/checker, scripts/torture.sh) is two tests: a short run of it,
+# and whether it notices what it is there for.
 
 set -euo pipefail
 
@@ -29,9 +31,9 @@ usage()
 usage: scripts/test.sh [OPTION]... [TEST]...
 
 Builds the extension and runs all its tests, or those named (emit, 003_crash,
-test/t/003_crash.pl). As root, installs the packages that are missing.
+test/t/003_crash.pl, short_run). As root, installs the packages that are missing.
 
-  --suite SUITE  only sql (regression), specs (isolation), tap or symbols
+  --suite SUITE  only sql (regression), specs (isolation), tap, checker or symbols
   --strict       compile with $STRICT_COPT
   --keep         keep the logs and say where they are
   --accept       take what the sql and specs tests print now as expected/
@@ -52,8 +54,8 @@ parse_arguments()
 			--suite)
 				SUITE=${2:-}
 				case $SUITE in
-					sql | specs | tap | symbols) ;;
-					*) fail "--suite takes sql, specs, tap or symbols" ;;
+					sql | specs | tap | checker | symbols) ;;
+					*) fail "--suite takes sql, specs, tap, checker or symbols" ;;
 				esac
 				shift
 				;;
@@ -94,7 +96,7 @@ check_names()
 	local name
 
 	for name in "${NAMES[@]}"; do
-		[ "$name" = exported_symbols ] ||
+		[[ $name =~ ^(exported_symbols|short_run|self_test)$ ]] ||
 			[ -f "$SOURCE_DIR/test/sql/$name.sql" ] ||
 			[ -f "$SOURCE_DIR/test/specs/$name.spec" ] ||
 			[ -f "$SOURCE_DIR/test/t/$name.pl" ] || fail "there is no test $name"
@@ -304,6 +306,57 @@ run_tap_suite()
 	done
 }
 
+# --- the checker ------------------------------------------------------------
+
+# checker NAME PROGRAM ARGUMENT...: run a program of test/checker.
+checker()
+{
+	local name=$1 program=$2 log=$WORK/checker/$1.log status=0
+	shift 2
+
+	as_postgres mkdir -p "$WORK/checker"
+	server_settings >"$WORK/checker/$name.settings"
+	run_child timeout --kill-after=30 "$TEST_TIMEOUT" \
+		/usr/bin/python3 "$BUILD_DIR/test/checker/$program" --directory "$WORK/checker" \
+		--settings "$WORK/checker/$name.settings" "$@" >"$log" 2>&1 || status=$?
+	if [ "$status" -ne 0 ]; then
+		say "--- $name"
+		tail -n "$SHOWN_LINES" "$log"
+		say "---"
+	fi
+	return "$status"
+}
+
+# A run with other faults each time; its seed is shown if it fails.
+short_run()
+{
+	checker short_run torture.py --seconds 20 --seed "$((RANDOM * 32768 + RANDOM))"
+}
+
+# On a library of its own, that has the faults to be planted in it.
+self_test()
+{
+	local BUILD_DIR DESTDIR BUILD_SUFFIX=_with_faults history=()
+	local COPT="-DES_PLANTED_FAULTS${COPT:+ $COPT}"
+
+	build_extension || return 1
+	if [ -f "$WORK/checker/round-1/new.json" ]; then
+		history=(--history "$WORK/checker/round-1")
+	fi
+	checker self_test selftest.py "${history[@]}"
+}
+
+run_checker_suite()
+{
+	local name
+
+	for name in short_run self_test; do
+		if wanted checker "$name"; then
+			run_test checker "$name" "$name" || true
+		fi
+	done
+}
+
 # --- exported symbols -------------------------------------------------------
 
 # PostgreSQL 15 exports every symbol that is not static, into a process with
@@ -343,8 +396,7 @@ finish()
 
 parse_arguments "$@"
 check_names
-# shellcheck disable=SC2119
-ensure_packages
+ensure_packages "${CHECKER_PACKAGES[@]}"
 make_work_dir test
 say "$PG_VERSION${COPT:+, COPT=$COPT}"
 if build_extension; then
@@ -353,6 +405,7 @@ if build_extension; then
 	fi
 	run_regress_suites
 	run_tap_suite
+	run_checker_suite
 else
 	FAILED+=(build)
 fi

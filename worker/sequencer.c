@@ -21,7 +21,8 @@
  *	 The pass number's primary key is the backstop.
  * - The leaves are locked before S is taken.  A rewrite (ALTER TABLE, TRUNCATE)
  *	 that commits between the two would give rows a new xmin that S does not
- *	 see, and they would never be sealed.
+ *	 see, and they would never be sealed.  Likewise the state is locked before
+ *	 it is read, or the pass would begin with the first event again.
  * - S sees events in leaves that this session's relcache may not know yet, for
  *	 a transaction becomes visible before its invalidations are sent.  So the
  *	 leaves are compared with pg_inherits as S sees it.
@@ -69,6 +70,7 @@
 #include "extension/feed.h"
 #include "extension/own_statements.h"
 #include "extension/partition.h"
+#include "extension/planted_fault.h"
 #include "extension/table_writer.h"
 #include "extension/unsealed.h"
 #include "worker/sequencer.h"
@@ -340,6 +342,8 @@ begin_pass(Pass *pass)
 	pass->floor.id = es_event_id_last();
 	pass->floor.xid = ReadNextFullTransactionId();
 
+	LockRelationOid(es_relation_oid(ES_PASS), AccessShareLock);
+	LockRelationOid(es_relation_oid(ES_EPOCH), AccessShareLock);
 	PushActiveSnapshot(GetLatestSnapshot());
 	es_seal_state_read(GetActiveSnapshot(), &pass->state);
 	has_epoch = es_epoch_last(GetActiveSnapshot(), &stored);
@@ -398,7 +402,8 @@ finish_pass(Pass *pass, const EsPartition *partitions, int npartitions)
 	}
 	next_position = write_segments(pass, next_position);
 	write_pass(pass, next_position, floors, nfloors);
-	ForceSyncCommit();
+	if (!es_fault_planted(ES_FAULT_UNFLUSHED_PASS))
+		ForceSyncCommit();
 
 	elog(DEBUG1, "pass " INT64_FORMAT " sealed " INT64_FORMAT " events up to position " INT64_FORMAT,
 		 pass->state.pass + 1, pass->nfound, next_position - 1);
@@ -431,7 +436,13 @@ es_seal_pass(void)
 	oldest_floor = pass.state.nfloors > 0 ? pass.state.floors[0].id : 0;
 	partitions = lock_leaves_and_take_snapshot(oldest_floor, &npartitions);
 	pass.snapshot_datum = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
+#ifdef ES_PLANTED_FAULTS
+	if (es_fault_planted(ES_FAULT_DOUBLED_XID))
+		pass.snapshot_datum = es_running_with_doubles(GetActiveSnapshot());
+#endif
 	pass.running = es_running_from_datum(pass.snapshot_datum);
+	if (es_fault_planted(ES_FAULT_FLOOR_AT_XMAX))
+		pass.floor.xid = pass.running.xmax;
 
 	pass.ids = tuplesort_begin_datum(INT8OID, Int8LessOperator, InvalidOid, false,
 									 maintenance_work_mem, NULL, TUPLESORT_NONE);
