@@ -24,6 +24,11 @@
 #define es_my_local_xid() (MyProc->lxid)
 #endif
 
+/* 17 numbers processes from 0, not from 1, and renamed the invalid number. */
+#if PG_VERSION_NUM < 170000
+#define INVALID_PROC_NUMBER InvalidBackendId
+#endif
+
 /* 16 added onlySummarizing to ExecInsertIndexTuples. */
 #if PG_VERSION_NUM >= 160000
 #define es_insert_index_tuples(rri, slot, estate) \

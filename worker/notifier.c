@@ -32,8 +32,11 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "storage/procsignal.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/json.h"
@@ -80,6 +83,7 @@ static int	nserved;
 static bool loaded = false;		/* is `served` what the table says? */
 static Oid	subscription_relid;
 static TimestampTz retry_at = 0;	/* notifications failed; not before this */
+static int	page_size = EVENTS_PER_PAGE;	/* smaller while notifications fail */
 
 static void
 subscriptions_changed(Datum arg, Oid relid)
@@ -289,7 +293,7 @@ notify_page(int64 position, int64 head)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(event_context);
 
-		if (++nevents == EVENTS_PER_PAGE)
+		if (++nevents == page_size)
 		{
 			reached = feed.position;
 			break;
@@ -369,6 +373,25 @@ notify_groups(void)
 }
 
 /*
+ * Have all listeners read NOTIFY's queue.  What a transaction put there that
+ * failed because the queue was full stays there until every listener has passed
+ * over it, and only a transaction that succeeds tells them to look: the queue
+ * would stay full for good.
+ */
+static void
+wake_listeners(void)
+{
+	for (int i = 0; i < ProcGlobal->allProcCount; i++)
+	{
+		PGPROC	   *proc = &ProcGlobal->allProcs[i];
+		int			pid = proc->pid;
+
+		if (pid != 0 && pid != MyProcPid && OidIsValid(proc->databaseId))
+			(void) SendProcSignal(pid, PROCSIG_NOTIFY_INTERRUPT, INVALID_PROC_NUMBER);
+	}
+}
+
+/*
  * Send what there is to send; returns whether there is more.  Errors do not
  * get out: the dispatcher has other things to do.
  */
@@ -383,10 +406,16 @@ es_notifier_run(void)
 		retry_at - now <= RETRY_INTERVAL * INT64CONST(1000))
 		return false;
 
+	/* As a side effect, makes room of what listeners have read; see wake_listeners(). */
+	if (retry_at != 0)
+		(void) DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0);
+
 	/* As autovacuum does round the tables it works on. */
 	PG_TRY();
 	{
 		more = notify_groups();
+		if (!more)
+			page_size = EVENTS_PER_PAGE;
 		if (retry_at != 0)
 		{
 			retry_at = 0;
@@ -407,6 +436,10 @@ es_notifier_run(void)
 		FlushErrorState();
 		MemoryContextSwitchTo(context);
 		forget_progress();
+
+		/* One page's notifications may be more than the queue can hold. */
+		page_size = Max(page_size / 2, 1);
+		wake_listeners();
 		es_dispatcher_report_error(error->message);
 		FreeErrorData(error);
 		retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_INTERVAL);

@@ -11,6 +11,7 @@ use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $node = new_server('main');
 create_extension($node);
@@ -24,6 +25,14 @@ sub run
 	return;
 }
 
+# What was sent by now is read before the statement's result.  (psql reads only
+# then, and the server waits for it when much has gathered.)
+sub collect
+{
+	return map { /^Asynchronous notification "(\w+)" with payload "(.*)" received/ ? [ $1, decode_json($2), length $2 ] : () }
+	  split /\n/, $listener->query_safe('SELECT 1');
+}
+
 # Wait until all that was emitted has been dealt with, and return what the
 # listener has received meanwhile, as [channel, envelope, length].
 sub received
@@ -33,9 +42,7 @@ sub received
 		"SELECT NOT EXISTS (SELECT FROM eventstore.subscription_status WHERE state <> 'paused' AND position < eventstore.head())")
 	  or die 'events are not notified';
 
-	# What was sent by now is read before the statement's result.
-	my @lines = split /\n/, $listener->query_safe('SELECT 1');
-	return map { /^Asynchronous notification "(\w+)" with payload "(.*)" received/ ? [ $1, decode_json($2), length $2 ] : () } @lines;
+	return collect();
 }
 
 # Shows envelopes: subscription, position, previous and type.
@@ -151,9 +158,11 @@ is_deeply([ map { [ grep { /^(headers|payload|truncated)$/ } sort keys %{ $_->[1
 
 my $last = $got[-1][1]{position};
 
+# Break NOTIFY, emit a hundred events, mend it; returns what then comes.
 sub check_outage
 {
 	my ($name, $break, $error, $mend) = @_;
+	my @got;
 
 	$break->();
 	run(map { "SELECT eventstore.emit('order.outage', to_jsonb($_))" } 1 .. 100);
@@ -164,17 +173,22 @@ sub check_outage
 			  . " FROM eventstore.subscription_status"),
 		"$name: the status view says so");
 	$mend->();
-	$node->poll_query_until('postgres', "SELECT state = 'active' AND last_error IS NULL FROM eventstore.subscription_status")
-	  or die 'notifications do not resume';
-	return;
+
+	for my $tries (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		push @got, collect();
+		return @got, received()
+		  if $node->safe_psql('postgres', "SELECT state = 'active' AND last_error IS NULL FROM eventstore.subscription_status") eq 't';
+		usleep(100_000);
+	}
+	die 'notifications do not resume';
 }
 
-check_outage(
+@got = check_outage(
 	'debug_fail_notify',
 	sub { run("ALTER SYSTEM SET eventstore.debug_fail_notify = on"); $node->reload; $node->poll_query_until('postgres', 'SHOW eventstore.debug_fail_notify', 'on'); },
 	'debug_fail_notify',
 	sub { run("ALTER SYSTEM RESET eventstore.debug_fail_notify"); $node->reload; });
-@got = received();
 is(join(' ', map { $_->[1]{payload} } @got), join(' ', 1 .. 100), 'then they come, each once');
 is(join(' ', map { $_->[1]{previous} } @got), join(' ', $last .. $last + 99), 'and previous tells of no gap');
 
@@ -221,12 +235,11 @@ SKIP:
 	$listener = $node->background_psql('postgres', on_error_stop => 1);
 	$listener->query_safe('LISTEN orders');
 	$last = $node->safe_psql('postgres', 'SELECT eventstore.head()');
-	check_outage(
+	@got = check_outage(
 		'a full queue',
 		sub { run("SELECT eventstore.emit('order.filler', to_jsonb(repeat('x', 7000))) FROM generate_series(1, 200)") },
 		'too many notifications in the NOTIFY queue',
 		sub { $idler->query_safe('COMMIT'); $idler->quit; });
-	@got = received();
 	is(join(' ', map { $_->[1]{position} } @got), join(' ', $last + 1 .. $last + 300), 'then they come, each once');
 	$listener->quit;
 }
