@@ -407,6 +407,7 @@ es_notifier_run(void)
 		FlushErrorState();
 		MemoryContextSwitchTo(context);
 		forget_progress();
+		loaded = false;			/* they may be what we failed to read */
 		es_dispatcher_report_error(error->message);
 		FreeErrorData(error);
 		retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_INTERVAL);

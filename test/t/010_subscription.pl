@@ -111,6 +111,25 @@ is($node->safe_psql('postgres', q{
 	'0', 'status: no longer stalled');
 is(delivered('everything'), $node->safe_psql('postgres', 'SELECT eventstore.head()'), 'nothing was lost');
 
+# Reading the subscriptions fails: nobody is served until that is over, and the
+# view says so all the while.
+sub is_stalled
+{
+	return $node->poll_query_until('postgres', q{
+		SELECT bool_and(state = 'stalled' AND last_error LIKE 'unknown endpoint scheme%')
+		FROM eventstore.subscription_status WHERE state <> 'paused'});
+}
+$node->safe_psql('postgres', q{UPDATE eventstore.subscription SET endpoint = 'bogus:x' WHERE name = 'whole payload'});
+$node->safe_psql('postgres', q{SELECT eventstore.emit('x')});
+ok(is_stalled(), 'status: a subscription is unreadable');
+my $failures = q{SELECT max(last_error_at) FROM eventstore.subscription_status};
+my $failed_at = $node->safe_psql('postgres', $failures);
+$node->poll_query_until('postgres', "SELECT ($failures) > '$failed_at'") or die 'not tried again';
+ok(is_stalled(), 'status: it still is when it is tried again');
+$node->safe_psql('postgres', q{UPDATE eventstore.subscription SET endpoint = 'notify:x' WHERE name = 'whole payload'});
+caught_up();
+is(delivered('everything'), $node->safe_psql('postgres', 'SELECT eventstore.head()'), 'nothing was lost');
+
 # A restart goes on where it was.
 $node->safe_psql('postgres', q{SELECT eventstore.emit('x') FROM generate_series(1, 100)});
 $node->restart;
