@@ -56,6 +56,9 @@
 /* Events read, for one group of subscriptions, in one transaction. */
 #define EVENTS_PER_PAGE 500
 
+/* The same, in bytes of notifications: they are held in memory until the commit. */
+#define BYTES_PER_PAGE (4 * 1024 * 1024)
+
 /* NOTIFY takes payloads of fewer bytes than this (async.c). */
 #define NOTIFY_LIMIT 8000
 
@@ -257,6 +260,7 @@ notify_page(int64 position, int64 head)
 														ALLOCSET_DEFAULT_SIZES);
 	int64		reached = head;
 	int			nevents = 0;
+	int64		nbytes = 0;
 	EsFeed		feed;
 	StringInfoData buf;
 
@@ -283,13 +287,14 @@ notify_page(int64 position, int64 head)
 				continue;
 			make_notification(&buf, sub, &feed);
 			Async_Notify(sub->endpoint.target, buf.data);
+			nbytes += buf.len;
 			sub->previous = feed.position;
 			sub->delivered++;
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(event_context);
 
-		if (++nevents == EVENTS_PER_PAGE)
+		if (++nevents == EVENTS_PER_PAGE || nbytes >= BYTES_PER_PAGE)
 		{
 			reached = feed.position;
 			break;

@@ -130,6 +130,16 @@ $node->safe_psql('postgres', q{UPDATE eventstore.subscription SET endpoint = 'no
 caught_up();
 is(delivered('everything'), $node->safe_psql('postgres', 'SELECT eventstore.head()'), 'nothing was lost');
 
+# Many long notifications: not all of them in one transaction, which would hold
+# them in memory.
+my $step = q{SELECT max(step) FROM eventstore_internal.progress
+	WHERE subscription = (SELECT id FROM eventstore.subscription WHERE name = 'everything')};
+my $steps = $node->safe_psql('postgres', $step);
+$node->safe_psql('postgres', q{
+	SELECT count(eventstore.emit('x', to_jsonb(repeat('y', 7000)))) FROM generate_series(1, 400)});
+caught_up();
+cmp_ok($node->safe_psql('postgres', $step) - $steps, '>=', 3, 'a transaction sends so many bytes');
+
 # A restart goes on where it was.
 $node->safe_psql('postgres', q{SELECT eventstore.emit('x') FROM generate_series(1, 100)});
 $node->restart;
