@@ -40,13 +40,17 @@
  * relcache entry is invalidated when a row is added.
  */
 static bool ids_checked = false;
+static bool epoch_changed;		/* heard of a change since the check began */
 static Oid	checked_relid = InvalidOid;
 
 static void
 forget_check(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid || relid == checked_relid)
+	{
 		ids_checked = false;
+		epoch_changed = true;
+	}
 }
 
 /* Called once per process, while the library is loaded. */
@@ -132,7 +136,7 @@ es_epoch_before_emit(void)
 
 	/* Set first: an invalidation from here on must find it set. */
 	checked_relid = es_relation_oid(ES_EPOCH);
-	ids_checked = true;
+	epoch_changed = false;
 
 	/* First the lock: a table rewritten after the snapshot looks empty. */
 	LockRelationOid(checked_relid, AccessShareLock);
@@ -141,6 +145,9 @@ es_epoch_before_emit(void)
 		es_epoch_compare(&stored, &current) != ES_EPOCH_CURRENT)
 		es_event_id_raise(current.base);
 	UnregisterSnapshot(snapshot);
+
+	/* Not before: an error on the way, such as a lock timeout, checked nothing. */
+	ids_checked = !epoch_changed;
 }
 
 /*

@@ -56,6 +56,7 @@
 static struct
 {
 	bool		valid;			/* false: look it up again */
+	bool		changed;		/* heard of a change since we began to look */
 	Oid			parent;
 	EsPartition partition;
 	MemoryContext context;		/* owns all below */
@@ -75,7 +76,39 @@ forget_leaf(Datum arg, Oid relid)
 {
 	/* A change of the parent may detach the leaf without touching it. */
 	if (relid == InvalidOid || relid == leaf.partition.relid || relid == leaf.parent)
+	{
 		leaf.valid = false;
+		leaf.changed = true;
+	}
+}
+
+/*
+ * Events have our columns and no others; those that somebody added are NULL.
+ * So they must be allowed to be: nothing checks for us, and code that trusts
+ * NOT NULL (compiled deforming) reads garbage.
+ */
+static void
+check_columns(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	if (desc->natts < Natts_event)
+		elog(ERROR, "partition \"%s\" has %d columns, expected %d",
+			 RelationGetRelationName(rel), desc->natts, Natts_event);
+
+	for (int i = Natts_event; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+
+		if (attribute->attnotnull && !attribute->attisdropped)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("column \"%s\" of table \"%s\" must not be NOT NULL",
+							NameStr(attribute->attname), RelationGetRelationName(rel)),
+					 errdetail("Eventstore writes its own columns only."),
+					 errhint("ALTER TABLE " ES_SCHEMA ".event ALTER COLUMN %s DROP NOT NULL",
+							 quote_identifier(NameStr(attribute->attname)))));
+	}
 }
 
 /* Called once per process, while the library is loaded. */
@@ -87,10 +120,14 @@ es_outbox_init(void)
 										 ALLOCSET_SMALL_SIZES);
 }
 
-/* Learn the shape of a leaf that is open and locked. */
-static void
-remember_leaf(Relation rel, const EsPartition *partition)
+/*
+ * Learn the shape of a leaf that is open and locked.  False if it is not, or no
+ * longer, the leaf for an id, or if something changed meanwhile.
+ */
+static bool
+remember_leaf(Relation rel, int64 id)
 {
+	EsPartition partition;
 	MemoryContext old;
 	List	   *indexes;
 	ListCell   *lc;
@@ -98,16 +135,17 @@ remember_leaf(Relation rel, const EsPartition *partition)
 	leaf.valid = false;
 	MemoryContextReset(leaf.context);
 
-	if (RelationGetDescr(rel)->natts < Natts_event)
-		elog(ERROR, "partition \"%s\" has %d columns, expected %d",
-			 RelationGetRelationName(rel), RelationGetDescr(rel)->natts, Natts_event);
-
 	/* Set before the catalogs are read: if they change under us, we must hear. */
 	leaf.parent = es_relation_oid(ES_EVENT);
-	leaf.partition = *partition;
-	leaf.valid = true;
+	leaf.partition.relid = RelationGetRelid(rel);
+	leaf.changed = false;
 	leaf.kept_lock.relid = InvalidOid;
 
+	if (!es_partition_find(id, &partition) || partition.relid != leaf.partition.relid)
+		return false;
+	leaf.partition = partition;
+
+	check_columns(rel);
 	indexes = RelationGetIndexList(rel);
 	old = MemoryContextSwitchTo(leaf.context);
 	leaf.slot = MakeTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(rel)), &TTSOpsVirtual);
@@ -135,6 +173,10 @@ remember_leaf(Relation rel, const EsPartition *partition)
 	}
 	MemoryContextSwitchTo(old);
 	list_free(indexes);
+
+	/* Not before: an error on the way, such as a lock timeout, leaves half of it. */
+	leaf.valid = !leaf.changed;
+	return leaf.valid;
 }
 
 /*
@@ -171,13 +213,10 @@ open_leaf(int64 id)
 		if (leaf.valid && partition.relid == leaf.partition.relid)
 			return rel;
 
-		if (es_partition_find(id, &partition) && partition.relid == RelationGetRelid(rel))
-		{
-			remember_leaf(rel, &partition);
-			if (leaf.valid)
-				return rel;
-		}
+		if (remember_leaf(rel, id))
+			return rel;
 		table_close(rel, RowExclusiveLock);
+		CHECK_FOR_INTERRUPTS();
 	}
 }
 

@@ -38,6 +38,7 @@ EsStatements
 es_statements_begin(void)
 {
 	static const char *const settings[][2] = {
+		{"default_table_access_method", "heap"},
 		{"default_tablespace", ""},
 		{"search_path", "pg_catalog, pg_temp"},
 	};

