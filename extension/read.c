@@ -167,6 +167,8 @@ es_read(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	es_feed_check_position(snapshot, after);
+	if (upto != PG_INT64_MAX)
+		es_feed_check_upto(snapshot, upto);
 
 	es_feed_begin(&feed, snapshot, after, upto);
 	while (found < max_events && es_feed_next(&feed))
