@@ -1,5 +1,5 @@
--- The ordinary table that emit is compared with: the columns and indexes of a
--- partition of eventstore.event, filled by defaults.
+-- The ordinary table that emit is compared with: the columns and indexes that a
+-- partition of eventstore.event has, filled by defaults.
 CREATE TABLE plain (
 	id			bigserial	PRIMARY KEY,
 	xid			xid8		DEFAULT pg_current_xact_id(),
