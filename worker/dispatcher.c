@@ -44,6 +44,13 @@
 /* Longest pause between two passes, in milliseconds. */
 #define MAX_PAUSE 5
 
+/*
+ * Milliseconds until the next look after a wake-up that led to nothing.  A
+ * session wakes us before it sends its invalidations, so what subscribe() did
+ * may be told a moment later than that it did something.
+ */
+#define SECOND_LOOK 10
+
 PGDLLEXPORT void es_dispatcher_main(Datum arg);
 
 /*
@@ -166,6 +173,7 @@ es_dispatcher_main(Datum arg)
 	uint32		start;
 	TimestampTz last_poll = 0;
 	int			pause = 0;		/* before a pass that follows another closely */
+	bool		woken = false;	/* by somebody's commit, not by the clock */
 	uint32		wait_main = es_wait_event("EventstoreDispatcherMain");
 	uint32		wait_gather = es_wait_event("EventstoreDispatcherGather");
 
@@ -215,8 +223,9 @@ es_dispatcher_main(Datum arg)
 		{
 			TimestampTz wait_start = GetCurrentTimestamp();
 
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 es_poll_interval, wait_main);
+			woken = (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							   woken && sealed == 0 ? SECOND_LOOK : es_poll_interval,
+							   wait_main) & WL_LATCH_SET) != 0;
 			if (sealed == 0 || TimestampDifferenceExceeds(wait_start, GetCurrentTimestamp(), MAX_PAUSE))
 				pause = 0;
 			else
