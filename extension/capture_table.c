@@ -159,7 +159,7 @@ definition_from_arguments(FunctionCallInfo fcinfo)
 	if (definition.changed != NIL && !definition.ops[ES_CAPTURE_UPDATE])
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("changed is about updates, which ops does not contain")));
+				 errmsg("changed has no meaning unless ops contains update")));
 	return definition;
 }
 

@@ -18,7 +18,6 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -232,6 +231,16 @@ find_epoch(Snapshot snapshot, int64 position)
 	return epoch;
 }
 
+static void
+not_replayed(int64 position, int64 head)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("position " INT64_FORMAT " has not been replayed on this standby yet", position),
+			 errdetail("It has replayed up to " INT64_FORMAT ".", head),
+			 errhint("Try again.")));
+}
+
 /*
  * Can a reader that has handled everything up to `after` go on from there?
  * Errors: ES001 if it saw events that are not part of this history, ES002 if
@@ -251,12 +260,9 @@ es_feed_check_position(Snapshot snapshot, int64 after)
 	if (epoch.is_last)
 		epoch.head = Max(es_feed_head(snapshot), epoch.base);
 
-	if (after > epoch.head && epoch.is_last && RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("position " INT64_FORMAT " has not been replayed on this standby yet", after),
-				 errdetail("It has replayed up to " INT64_FORMAT ".", epoch.head),
-				 errhint("Try again.")));
+	/* A promotion may have ended since the snapshot was taken. */
+	if (after > epoch.head && epoch.is_last && snapshot->takenDuringRecovery)
+		not_replayed(after, epoch.head);
 	if (after > epoch.head && after != epoch.base)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_ANOTHER_HISTORY),
@@ -277,6 +283,22 @@ es_feed_check_position(Snapshot snapshot, int64 after)
 
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
+}
+
+/*
+ * Can a reader that got all up to `upto` be sure that this was all there is?
+ * Not on a standby that has not come so far.
+ */
+void
+es_feed_check_upto(Snapshot snapshot, int64 upto)
+{
+	int64		head;
+
+	if (!snapshot->takenDuringRecovery)
+		return;
+	head = es_feed_head(snapshot);
+	if (upto > head)
+		not_replayed(upto, head);
 }
 
 /* Go to the leaf that holds the next id. */

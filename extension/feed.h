@@ -37,5 +37,6 @@ typedef struct EsSegment
 extern bool es_feed_segment_upto(Snapshot snapshot, int64 position, EsSegment *segment);
 extern int64 es_feed_head(Snapshot snapshot);
 extern void es_feed_check_position(Snapshot snapshot, int64 after);
+extern void es_feed_check_upto(Snapshot snapshot, int64 upto);
 
 #endif							/* ES_FEED_H */

@@ -143,7 +143,7 @@ notice_unsealed(Snapshot snapshot)
 		return;
 	ereport(NOTICE,
 			(errmsg("there are committed events that no reader can see yet, as no dispatcher runs in this database"),
-			 errhint("Set shared_preload_libraries = 'eventstore' and restart the server, "
+			 errhint("Add eventstore to shared_preload_libraries and restart the server, "
 					 "or run SELECT eventstore.seal() by hand.")));
 }
 
@@ -167,6 +167,8 @@ es_read(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	es_feed_check_position(snapshot, after);
+	if (upto != PG_INT64_MAX)
+		es_feed_check_upto(snapshot, upto);
 
 	es_feed_begin(&feed, snapshot, after, upto);
 	while (found < max_events && es_feed_next(&feed))

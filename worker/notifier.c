@@ -59,6 +59,9 @@
 /* Events read, for one group of subscriptions, in one transaction. */
 #define EVENTS_PER_PAGE 500
 
+/* The same, in bytes of notifications: they are held in memory until the commit. */
+#define BYTES_PER_PAGE (4 * 1024 * 1024)
+
 /* NOTIFY takes payloads of fewer bytes than this (async.c). */
 #define NOTIFY_LIMIT 8000
 
@@ -261,6 +264,7 @@ notify_page(int64 position, int64 head)
 														ALLOCSET_DEFAULT_SIZES);
 	int64		reached = head;
 	int			nevents = 0;
+	int64		nbytes = 0;
 	EsFeed		feed;
 	StringInfoData buf;
 
@@ -287,13 +291,14 @@ notify_page(int64 position, int64 head)
 				continue;
 			make_notification(&buf, sub, &feed);
 			Async_Notify(sub->endpoint.target, buf.data);
+			nbytes += buf.len;
 			sub->previous = feed.position;
 			sub->delivered++;
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(event_context);
 
-		if (++nevents == page_size)
+		if (++nevents == page_size || nbytes >= BYTES_PER_PAGE)
 		{
 			reached = feed.position;
 			break;
@@ -440,6 +445,7 @@ es_notifier_run(void)
 		/* One page's notifications may be more than the queue can hold. */
 		page_size = Max(page_size / 2, 1);
 		wake_listeners();
+		loaded = false;			/* they may be what we failed to read */
 		es_dispatcher_report_error(error->message);
 		FreeErrorData(error);
 		retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_INTERVAL);

@@ -6,7 +6,6 @@ than the tables hold would give every fault away.
 
 import copy
 import itertools
-import json
 
 
 class CannotPlant(Exception):
@@ -202,12 +201,12 @@ def issue_an_id_again(history):
         raise CannotPlant("all of the tail was sealed again")
     new.feed[at] = new.feed[at]._replace(id=taken.id)
     for subscriber in history.subscribers:
-        for r in subscriber.records:
+        for i, r in enumerate(subscriber.records):
             if r["op"] in ("event", "again") and r["position"] == new.feed[at].position:
-                r["id"] = taken.id
+                subscriber.records[i] = dict(r, id=taken.id)
 
 
-# What is planted, and which invariants there are to see it: at least one must, and no other need.
+# What is planted, and the invariants of which at least one must see it.
 ALL = {
     order_by_xid: {"keys", "real_time"},
     id_after_last: {"lost"},
@@ -241,6 +240,6 @@ def plant(mutation, history):
         store.ledger = dict(store.ledger)
     planted.subscribers = [copy.copy(s) for s in history.subscribers]
     for subscriber in planted.subscribers:
-        subscriber.records = json.loads(json.dumps(subscriber.records))
+        subscriber.records = list(subscriber.records)
     mutation(planted)
     return planted

@@ -72,6 +72,9 @@ wait_until_sealed($primary);
 is( failure($standby, 'SELECT * FROM eventstore.read(after => 5)'),
 	'40001 position 5 has not been replayed on this standby yet It has replayed up to 4.',
 	'a standby that lags behind: try again');
+is( failure($standby, 'SELECT * FROM eventstore.read(after => 3, upto => 5)'),
+	'40001 position 5 has not been replayed on this standby yet It has replayed up to 4.',
+	'likewise a page up to where the primary is: it would be short, and look complete');
 $standby->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 is(feed($standby, 5), '', 'then it goes on');

@@ -111,6 +111,35 @@ is($node->safe_psql('postgres', q{
 	'0', 'status: no longer stalled');
 is(delivered('everything'), $node->safe_psql('postgres', 'SELECT eventstore.head()'), 'nothing was lost');
 
+# Reading the subscriptions fails: nobody is served until that is over, and the
+# view says so all the while.
+sub is_stalled
+{
+	return $node->poll_query_until('postgres', q{
+		SELECT bool_and(state = 'stalled' AND last_error LIKE 'unknown endpoint scheme%')
+		FROM eventstore.subscription_status WHERE state <> 'paused'});
+}
+$node->safe_psql('postgres', q{UPDATE eventstore.subscription SET endpoint = 'bogus:x' WHERE name = 'whole payload'});
+$node->safe_psql('postgres', q{SELECT eventstore.emit('x')});
+ok(is_stalled(), 'status: a subscription is unreadable');
+my $failures = q{SELECT max(last_error_at) FROM eventstore.subscription_status};
+my $failed_at = $node->safe_psql('postgres', $failures);
+$node->poll_query_until('postgres', "SELECT ($failures) > '$failed_at'") or die 'not tried again';
+ok(is_stalled(), 'status: it still is when it is tried again');
+$node->safe_psql('postgres', q{UPDATE eventstore.subscription SET endpoint = 'notify:x' WHERE name = 'whole payload'});
+caught_up();
+is(delivered('everything'), $node->safe_psql('postgres', 'SELECT eventstore.head()'), 'nothing was lost');
+
+# Many long notifications: not all of them in one transaction, which would hold
+# them in memory.
+my $step = q{SELECT max(step) FROM eventstore_internal.progress
+	WHERE subscription = (SELECT id FROM eventstore.subscription WHERE name = 'everything')};
+my $steps = $node->safe_psql('postgres', $step);
+$node->safe_psql('postgres', q{
+	SELECT count(eventstore.emit('x', to_jsonb(repeat('y', 7000)))) FROM generate_series(1, 400)});
+caught_up();
+cmp_ok($node->safe_psql('postgres', $step) - $steps, '>=', 3, 'a transaction sends so many bytes');
+
 # A restart goes on where it was.
 $node->safe_psql('postgres', q{SELECT eventstore.emit('x') FROM generate_series(1, 100)});
 $node->restart;
