@@ -320,6 +320,22 @@ CREATE FUNCTION eventstore.position_at(at timestamptz) RETURNS bigint
 COMMENT ON FUNCTION eventstore.position_at(timestamptz) IS 'position of the last event sealed at or before the given time; read(after => it) continues from there';
 
 --
+-- Dump and restore
+--
+-- Rows are dumped, and what numbers them.  eventstore.event has none of its own:
+-- its partitions are ordinary tables to pg_dump.
+--
+
+SELECT pg_catalog.pg_extension_config_dump('eventstore_internal.event_id', '');
+SELECT pg_catalog.pg_extension_config_dump('eventstore_internal.segment', '');
+SELECT pg_catalog.pg_extension_config_dump('eventstore_internal.pass', '');
+SELECT pg_catalog.pg_extension_config_dump('eventstore_internal.epoch', '');
+SELECT pg_catalog.pg_extension_config_dump('eventstore_internal.idempotency', '');
+SELECT pg_catalog.pg_extension_config_dump('eventstore.subscription', '');
+SELECT pg_catalog.pg_extension_config_dump('eventstore.subscription_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('eventstore_internal.progress', '');
+
+--
 -- Start
 --
 

@@ -221,5 +221,54 @@ is($origin->safe_psql('copy2', 'SELECT eventstore.seal()'), '0', 'once');
 is(feed($origin, 5, 'copy2'), "$p1=$id:early", 'in the new epoch');
 feed_is_sound($origin, 'another copy', 'copy2');
 
+# --- dump and restore --------------------------------------------------------------------
+
+# Into the same cluster: whether an xid of the dump is one of this database
+# cannot be told, so none is trusted.
+$origin->safe_psql('store', q{
+	SELECT eventstore.emit_once('request-1', 'once');
+	SELECT eventstore.subscribe('gone', 'notify:x');
+	SELECT eventstore.unsubscribe('gone');
+	SELECT eventstore.subscribe('kept', 'notify:x', types => '{a.*}', filter => '$.a > 1', start_after => 2);
+	BEGIN; SELECT count(eventstore.emit('many')) FROM generate_series(1, 1000); COMMIT;
+});
+my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
+$origin->command_ok([ 'pg_dump', '--format=custom', "--file=$dump", '--dbname', $origin->connstr('store') ], 'pg_dump');
+
+# A dispatcher must not see half of a restore.
+$origin->append_conf('postgresql.conf', "shared_preload_libraries = 'eventstore'");
+$origin->restart;
+$origin->safe_psql('postgres', 'CREATE DATABASE restored');
+$origin->command_ok(
+	[ 'pg_restore', '--exit-on-error', '--single-transaction', '--dbname', $origin->connstr('restored'), $dump ],
+	'pg_restore');
+wait_for_dispatcher($origin, 'restored');
+wait_until_sealed($origin, 'restored');
+is($origin->safe_psql('restored', 'SELECT count(*), count(xid) FROM eventstore.event'),
+	'1006|0', 'all events are there, and none has an xid');
+is(feed($origin, '0, 5', 'restored'), feed($origin, '0, 5', 'store'), 'what was sealed is where it was');
+is( feed($origin, '5, 2', 'restored'), "$p1=7:once $p2=8:many",
+	'what waited is sealed, in a new epoch');
+is($origin->safe_psql('restored', 'SELECT eventstore.head()'), $epoch_size + 1001, 'once');
+is( $origin->safe_psql('restored', 'SELECT name, endpoint, types, filter, state FROM eventstore.subscription'),
+	'kept|notify:x|{a.*}|($."a" > 1)|active',
+	'subscriptions');
+ok( $origin->poll_query_until('restored',
+		"SELECT position = eventstore.head() AND delivered = 0 FROM eventstore.subscription_status"),
+	'and their progress');
+is($origin->safe_psql('restored', "SELECT eventstore.emit_once('request-1', 'once')"), '7', 'idempotency keys');
+$origin->safe_psql('restored', "SELECT eventstore.subscribe('new', 'notify:x')");
+is($origin->safe_psql('restored', 'SELECT count(DISTINCT id), count(*) FROM eventstore.subscription'),
+	'2|2', 'a new subscription has an id of its own');
+($id) = emit($origin, 'restored', 'after');
+cmp_ok($id, '>', $epoch_size, 'new events are of the new epoch');
+wait_until_sealed($origin, 'restored');
+is($origin->safe_psql('restored', 'SELECT eventstore.head()'), $epoch_size + 1002, 'and nothing is sealed twice');
+feed_is_sound($origin, 'the restored database', 'restored');
+
+is( $origin->safe_psql('restored', 'SELECT md5(string_agg(e::text, NULL ORDER BY id)) FROM (SELECT id, emitted_at, type, key, payload, headers FROM eventstore.event WHERE id < 2000) e'),
+	$origin->safe_psql('store', 'SELECT md5(string_agg(e::text, NULL ORDER BY id)) FROM (SELECT id, emitted_at, type, key, payload, headers FROM eventstore.event WHERE id < 2000) e'),
+	'events are the same');
+
 $origin->stop;
 done_testing();
