@@ -52,22 +52,19 @@ def schedule(seed, seconds, kinds=None):
     """
     rng = random.Random(seed)
     kinds = kinds or [*KINDS, PROMOTION]
-    promotion_at = seconds * rng.uniform(0.5, 0.7) if PROMOTION in kinds else seconds
+    promotion = [(round(seconds * rng.uniform(0.5, 0.7), 1), PROMOTION, rng.randrange(1 << 30))]
     bag = []
     plan = []
     at = rng.uniform(0.5, 2)
     while at < seconds - 1:
-        if at >= promotion_at:
-            plan.append((round(promotion_at, 1), PROMOTION, rng.randrange(1 << 30)))
-            promotion_at = seconds
-            at += rng.uniform(1, 2)
-            continue
         if not bag:
             bag = [kind for kind, share in KINDS.items() for _ in range(share) if kind in kinds]
+            if not bag:
+                break
             rng.shuffle(bag)
         plan.append((round(at, 1), bag.pop(), rng.randrange(1 << 30)))
         at += rng.uniform(1, 4)
-    return plan
+    return sorted(plan + (promotion if PROMOTION in kinds else []))
 
 
 class Faults:

@@ -1,5 +1,6 @@
 """One round: a primary and a standby are made, loaded, broken, healed and looked at."""
 
+import ctypes
 import json
 import os
 import random
@@ -13,6 +14,8 @@ from cluster import PRIMARY_PORT, STANDBY_PORT, Server, connect, query, wait_unt
 from faults import Faults, schedule
 from history import History, Log, Store, now
 from load import KEYS, SCHEMA
+
+PR_SET_PDEATHSIG = 1    # of linux/prctl.h
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -28,6 +31,11 @@ SUBSCRIBE = """
 SELECT eventstore.subscribe('all', 'notify:everything');
 SELECT eventstore.subscribe('some', 'notify:something', types => '{order.*,free.thing}', filter => '$.w < 8');
 """
+
+
+def die_with_parent():
+    """In a client: do not outlive a checker that was killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Round:
@@ -99,7 +107,8 @@ class Round:
         name = arguments[-1] if program == "subscribers.py" else program
         with open(self.path(name + ".err"), "a") as err:
             return subprocess.Popen([sys.executable, os.path.join(HERE, program), self.directory, *arguments],
-                                    stdin=subprocess.DEVNULL, stdout=err, stderr=err)
+                                    stdin=subprocess.DEVNULL, stdout=err, stderr=err,
+                                    preexec_fn=die_with_parent)
 
     def start_load(self):
         with open(self.path("subscribers.json"), "w") as f:
