@@ -254,13 +254,17 @@ start_dispatchers(void)
 	{
 		Database   *database = lfirst(lc);
 		bool		wanted = !database->probed || database->slot >= 0;
-		long		since_start = TimestampDifferenceMilliseconds(database->last_start, now);
+		long		since_start;
 
 		if (database->runs || !database->exists || !wanted)
 			continue;
 		if (!database->probed && probes >= MAX_PROBES)
 			continue;			/* a probe that ends sets our latch */
-		if (database->last_start != 0 && since_start >= 0 && since_start < RESTART_INTERVAL)
+
+		/* A clock that was set back must not keep us from starting. */
+		since_start = TimestampDifferenceMilliseconds(database->last_start, now);
+		if (database->last_start != 0 && database->last_start <= now &&
+			since_start < RESTART_INTERVAL)
 		{
 			wait = Min(wait, RESTART_INTERVAL - since_start);
 			continue;
