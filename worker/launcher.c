@@ -179,13 +179,12 @@ check_dispatcher(Database *database)
 	database->runs = false;
 	database->probed = true;
 
-	info = es_slot_get(database->slot);
-	if (info.state == ES_SLOT_NOT_INSTALLED && !info.asked_for)
+	if (es_slot_free_unless_asked_for(database->slot))
 	{
-		es_slot_set_state(database->slot, ES_SLOT_FREE);
 		database->slot = -1;
 		return;
 	}
+	info = es_slot_get(database->slot);
 	if (info.state == ES_SLOT_MADE_WAY)
 		database->last_start = GetCurrentTimestamp();
 	es_slot_set_state(database->slot, ES_SLOT_ENDED);
