@@ -282,6 +282,24 @@ es_slot_set_state(int slot, EsSlotState state)
 	LWLockRelease(shared->lock);
 }
 
+/*
+ * Free the slot of a database without the extension, unless a session has
+ * asked for a dispatcher meanwhile.  Returns whether the slot is free.
+ */
+bool
+es_slot_free_unless_asked_for(int slot)
+{
+	EsSlotInfo *info = &shared->slots[slot].info;
+	bool		is_free;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	if (info->state == ES_SLOT_NOT_INSTALLED && !info->asked_for)
+		info->state = ES_SLOT_FREE;
+	is_free = (info->state == ES_SLOT_FREE);
+	LWLockRelease(shared->lock);
+	return is_free;
+}
+
 static void
 detach_dispatcher(int code, Datum arg)
 {

@@ -45,6 +45,7 @@ extern int	es_slot_count(void);
 extern EsSlotInfo es_slot_get(int slot);
 extern EsSlotInfo es_slot_adopt(int slot);
 extern int	es_slot_start(Oid database, uint32 *start);
+extern bool es_slot_free_unless_asked_for(int slot);
 extern void es_slot_set_state(int slot, EsSlotState state);
 
 /* For a dispatcher. */

@@ -351,11 +351,17 @@ es_subscribe(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("subscription \"%s\" exists already with this definition", name)));
 		else if (!replace)
+		{
+			/* What others have subscribed to is nobody's business. */
+			bool		own = has_privs_of_role(statements.caller, stored.owner);
+
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("subscription \"%s\" exists already with another definition", name),
-					 errdetail_internal("%s", difference),
-					 errhint("Pass replace => true to change it; it keeps its progress.")));
+					 own ? errdetail_internal("%s", difference) : 0,
+					 own ? errhint("Pass replace => true to change it; it keeps its progress.") :
+						   errhint("It belongs to another role. Choose another name.")));
+		}
 		else
 		{
 			check_owner(&stored, name, statements.caller);

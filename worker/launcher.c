@@ -179,13 +179,12 @@ check_dispatcher(Database *database)
 	database->runs = false;
 	database->probed = true;
 
-	info = es_slot_get(database->slot);
-	if (info.state == ES_SLOT_NOT_INSTALLED && !info.asked_for)
+	if (es_slot_free_unless_asked_for(database->slot))
 	{
-		es_slot_set_state(database->slot, ES_SLOT_FREE);
 		database->slot = -1;
 		return;
 	}
+	info = es_slot_get(database->slot);
 	if (info.state == ES_SLOT_MADE_WAY)
 		database->last_start = GetCurrentTimestamp();
 	es_slot_set_state(database->slot, ES_SLOT_ENDED);
@@ -254,13 +253,17 @@ start_dispatchers(void)
 	{
 		Database   *database = lfirst(lc);
 		bool		wanted = !database->probed || database->slot >= 0;
-		long		since_start = TimestampDifferenceMilliseconds(database->last_start, now);
+		long		since_start;
 
 		if (database->runs || !database->exists || !wanted)
 			continue;
 		if (!database->probed && probes >= MAX_PROBES)
 			continue;			/* a probe that ends sets our latch */
-		if (database->last_start != 0 && since_start >= 0 && since_start < RESTART_INTERVAL)
+
+		/* A clock that was set back must not keep us from starting. */
+		since_start = TimestampDifferenceMilliseconds(database->last_start, now);
+		if (database->last_start != 0 && database->last_start <= now &&
+			since_start < RESTART_INTERVAL)
 		{
 			wait = Min(wait, RESTART_INTERVAL - since_start);
 			continue;

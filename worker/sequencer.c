@@ -433,7 +433,13 @@ es_seal_pass(void)
 					   ExclusiveLock);
 
 	begin_pass(&pass);
-	oldest_floor = pass.state.nfloors > 0 ? pass.state.floors[0].id : 0;
+
+	/* Where the oldest transaction that can be new begins; not floors[0], it may be older. */
+	if (pass.epoch_state == ES_EPOCH_FOREIGN)
+		oldest_floor = 0;		/* all there is */
+	else
+		oldest_floor = es_floor(&pass.state, pass.state.running.nxids > 0 ?
+								pass.state.running.xids[0] : pass.state.running.xmax);
 	partitions = lock_leaves_and_take_snapshot(oldest_floor, &npartitions);
 	pass.snapshot_datum = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
 #ifdef ES_PLANTED_FAULTS
