@@ -4,6 +4,7 @@ Where the feed is wrong, the subscribers get the wrong feed: that they got anoth
 than the tables hold would give every fault away.
 """
 
+import collections
 import copy
 import itertools
 
@@ -97,28 +98,43 @@ def notify_before_commit(history):
                                  position=listener.records[-1]["position"] + 1))
 
 
+def one_of_two(feed):
+    """Where an event stands whose transaction has others in the feed."""
+    events = collections.Counter(e.tag[0] for e in feed)
+    at = next((i for i in range(len(feed) - 1, 0, -1) if events[feed[i].tag[0]] > 1), None)
+    if at is None:
+        raise CannotPlant("no transaction has two events")
+    return at
+
+
 def half_a_transaction(history):
     feed = history.final().feed
-    last = next((i for i in range(len(feed) - 1, 0, -1) if feed[i].tag[1] > 0), None)
-    if last is None:
-        raise CannotPlant("no transaction has two events")
-    renumber(history, feed[:last] + feed[last + 1:])
+    at = one_of_two(feed)
+    renumber(history, feed[:at] + feed[at + 1:])
 
 
 def seal_in_two_passes(history):
     """A transaction's events become readable one after the other."""
     feed = list(history.final().feed)
-    at = next(i for i, e in enumerate(feed) if e.tag[1] > 0)
+    at = one_of_two(feed)
     feed[at] = feed[at]._replace(sealed_at=feed[at].sealed_at + 1)
     renumber(history, feed)
 
 
 def acknowledge_before_handling(history):
-    """A subscriber stores its position, is killed, and handles what comes after."""
+    """A subscriber stores its position, is killed, and handles what comes after.
+
+    What comes after is of the same history: the end of one that was lost need not be read.
+    """
     records = history.subscribers[0].records
-    lives = [i for i, r in enumerate(records) if r["op"] == "start" and 0 < i < len(records) - 1]
-    handled = [i for i, r in enumerate(records[:lives[-1] if lives else -1]) if r["op"] == "event"]
-    del records[handled[-1]]
+    handled = [i for i, r in enumerate(records) if r["op"] in ("event", "history")]
+    at = next((i for i, after in reversed(list(zip(handled, handled[1:])))
+               if records[i]["op"] == "event" and records[after]["op"] == "event" and
+               any(r["op"] == "start" for r in records[i:after])), None)
+    if at is None:              # it was not killed in the right place: say it was
+        at = next(i for i, after in reversed(list(zip(handled, handled[1:])))
+                  if records[i]["op"] == records[after]["op"] == "event")
+    del records[at]
 
 
 def handle_before_storing(history):
