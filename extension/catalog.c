@@ -24,6 +24,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -50,6 +51,16 @@ static const struct
 static Oid	relation_oids[ES_NUM_RELATIONS];
 static Oid	recorded_event_type;
 
+/* Counts when locks were released before the end of their transaction. */
+static uint64 rollbacks;
+
+static void
+count_rollback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	if (phase == RESOURCE_RELEASE_LOCKS && !is_commit)
+		rollbacks++;
+}
+
 static void
 forget_oids(Datum arg, Oid relid)
 {
@@ -67,6 +78,7 @@ void
 es_catalog_init(void)
 {
 	CacheRegisterRelcacheCallback(forget_oids, (Datum) 0);
+	RegisterResourceReleaseCallback(count_rollback, NULL);
 }
 
 static void
@@ -161,25 +173,26 @@ es_check_not_rewritten(Relation rel, Snapshot snapshot)
  * can be opened without another look at the lock table, which is a good part
  * of what it costs to emit an event in a statement that emits many.
  *
- * A lock goes when its subtransaction rolls back, so it only counts in the
- * subtransaction that took it: as long as that one is current, it has not
- * ended, and no two of a transaction have the same id.
+ * Not when anything was rolled back since: locks may have gone with it.  That
+ * need not be the subtransaction that took them.  A cursor owns the locks that
+ * its query takes, and when a subtransaction in which it fails rolls back, so
+ * do those it took before.
  */
 bool
 es_lock_is_kept(const EsKeptLock *lock, Oid relid)
 {
 	return lock->relid == relid &&
 		lock->transaction == es_my_local_xid() &&
-		lock->subtransaction == GetCurrentSubTransactionId();
+		lock->rollbacks == rollbacks;
 }
 
-/* Note that the current subtransaction has locked a relation, and keeps the lock. */
+/* Note that the current transaction has locked a relation, and keeps the lock. */
 void
 es_note_kept_lock(EsKeptLock *lock, Oid relid)
 {
 	lock->relid = relid;
 	lock->transaction = es_my_local_xid();
-	lock->subtransaction = GetCurrentSubTransactionId();
+	lock->rollbacks = rollbacks;
 }
 
 /*

@@ -105,14 +105,15 @@ enum
 #define Natts_progress Anum_progress_recorded_at
 
 /*
- * A lock on a relation that is kept until the transaction ends, and where it
- * was taken: in which transaction of this session, and which subtransaction.
+ * A lock on a relation that is kept until the transaction ends, or something in
+ * it is rolled back, and when it was taken: in which transaction of this session,
+ * and after how many rollbacks.
  */
 typedef struct EsKeptLock
 {
 	Oid			relid;
 	LocalTransactionId transaction;
-	SubTransactionId subtransaction;
+	uint64		rollbacks;
 } EsKeptLock;
 
 extern void es_catalog_init(void);

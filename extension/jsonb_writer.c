@@ -138,8 +138,11 @@ es_jsonb_begin_object(StringInfo buffer, EsJsonbObject *object, const EsJsonbNam
 	object->next = names->count;
 	object->entries = reserve(buffer, 2 * names_size);
 	object->length = names->data_length;
-	memcpy(buffer->data + object->entries, names->entries, names_size);
-	appendBinaryStringInfo(buffer, names->data, names->data_length);
+	if (names->count > 0)		/* no names may have no memory */
+	{
+		memcpy(buffer->data + object->entries, names->entries, names_size);
+		appendBinaryStringInfo(buffer, names->data, names->data_length);
+	}
 }
 
 /* End an object; `parent` is the one it is a member of, NULL for the root. */

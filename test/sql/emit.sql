@@ -210,6 +210,24 @@ SELECT count(*) - :before AS written, count(*) FILTER (WHERE type = 'a b') FROM 
 SELECT count(*) FROM eventstore_internal.idempotency WHERE key = 'new';
 \set ECHO all
 
+-- a cursor that fails takes the locks with it that it took; emitting takes them again
+BEGIN;
+SELECT eventstore.emit('a');
+ROLLBACK;
+BEGIN;
+DECLARE c CURSOR FOR SELECT 1 / (2 - i), eventstore.emit('a.cursor') > 0 FROM generate_series(1, 2) i;
+FETCH c;
+SAVEPOINT s;
+FETCH c;
+ROLLBACK TO s;
+RELEASE s;
+SELECT eventstore.emit('a.behind') > 0;
+SELECT relation::regclass, mode FROM pg_locks
+WHERE pid = pg_backend_pid() AND mode = 'RowExclusiveLock'
+	AND relation IN (SELECT oid FROM pg_class WHERE relnamespace = 'eventstore_internal'::regnamespace)
+ORDER BY 1;
+COMMIT;
+
 -- columns that somebody added are NULL, and must be allowed to be
 ALTER TABLE eventstore.event ADD COLUMN region text NOT NULL DEFAULT 'eu';
 SELECT outcome($$SELECT eventstore.emit('a.region')$$);
