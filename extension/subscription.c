@@ -684,9 +684,12 @@ es_subscription_load(Snapshot snapshot)
 			sub->previous = progress.previous;
 			sub->delivered = progress.delivered;
 		}
-		else if (sub->active)
+		else
 		{
 			/* To begin anywhere would repeat events, or skip some. */
+			sub->position = -1;
+			if (!sub->active)
+				continue;
 			sub->active = false;
 			ereport(WARNING,
 					(errcode(ERRCODE_DATA_CORRUPTED),

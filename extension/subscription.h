@@ -22,7 +22,7 @@ typedef struct EsSubscription
 	JsonPath   *filter;			/* NULL: none */
 	bool		active;			/* false: paused, or its progress is lost */
 	int64		step;			/* number of the last row of progress */
-	int64		position;		/* all up to here is done */
+	int64		position;		/* all up to here is done; -1: its progress is lost */
 	int64		previous;		/* last position delivered, or where it began */
 	int64		delivered;		/* how many */
 } EsSubscription;

@@ -487,7 +487,12 @@ rotate_progress_table(void)
 
 	subs = palloc_array(const EsSubscription *, list_length(list) + 1);
 	foreach(lc, list)
-		subs[n++] = lfirst(lc);
+	{
+		EsSubscription *sub = lfirst(lc);
+
+		if (sub->position >= 0)
+			subs[n++] = sub;
+	}
 	es_progress_write(subs, n);
 	PopActiveSnapshot();
 }

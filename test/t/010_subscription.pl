@@ -140,6 +140,20 @@ $node->safe_psql('postgres', q{
 caught_up();
 cmp_ok($node->safe_psql('postgres', $step) - $steps, '>=', 3, 'a transaction sends so many bytes');
 
+# A subscription that has lost its progress does not begin anew when the progress
+# table is rewritten, which it is when it has grown.
+$node->safe_psql('postgres', q{
+	DELETE FROM eventstore_internal.progress
+	WHERE subscription = (SELECT id FROM eventstore.subscription WHERE name = 'history');
+	INSERT INTO eventstore_internal.progress SELECT 0, i, 0, 0, 0, now() FROM generate_series(1, 150000) i});
+$node->poll_query_until('postgres', q{
+	SELECT count(*) = 0 FROM eventstore_internal.progress WHERE subscription = 0}) or die 'not rewritten';
+is($node->safe_psql('postgres', q{
+		SELECT state, state_reason, position FROM eventstore.subscription_status WHERE name = 'history'}),
+	'stalled|its progress is lost|', 'status: progress is lost');
+is(delivered('everything'), $node->safe_psql('postgres', 'SELECT eventstore.head()'), 'others go on');
+$node->safe_psql('postgres', q{SELECT eventstore.unsubscribe('history')});
+
 # A restart goes on where it was.
 $node->safe_psql('postgres', q{SELECT eventstore.emit('x') FROM generate_series(1, 100)});
 $node->restart;
