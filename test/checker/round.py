@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+import psycopg2
+
 from cluster import PRIMARY_PORT, STANDBY_PORT, Server, connect, query, wait_until
 from faults import Faults, schedule
 from history import History, Log, Store, now
@@ -67,6 +69,9 @@ class Round:
                 self.settle(self.given_up)
                 self.record(self.given_up, "old")
             return History.load(self.directory)
+        except Exception:
+            self.describe()
+            raise
         finally:
             self.end()
 
@@ -174,6 +179,21 @@ class Round:
         """Keep what is in a server's tables."""
         unknown = {t.name: t.xid for t in History.load(self.directory).transactions.values() if t.outcome == "info"}
         read_store(server.port, name, unknown).save(self.path(name + ".json"))
+
+    def describe(self):
+        """Something did not come to its end: write down who waits for whom."""
+        with open(self.path("activity.txt"), "w") as f:
+            for sql in ("SELECT pid, backend_type, state, xact_start, query_start, wait_event,"
+                        " pg_blocking_pids(pid), left(query, 200) FROM pg_stat_activity",
+                        "SELECT gid, transaction, prepared FROM pg_prepared_xacts",
+                        "SELECT pid, virtualtransaction, locktype, relation::regclass::text, transactionid::text,"
+                        " mode, granted FROM pg_locks ORDER BY pid, granted"):
+                try:
+                    for row in query(self.primary.port, sql):
+                        f.write("  ".join(map(str, row)) + "\n")
+                except psycopg2.Error as error:
+                    f.write(str(error))
+                f.write("\n")
 
     def end(self):
         """Let nothing run on."""
