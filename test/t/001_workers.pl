@@ -57,6 +57,11 @@ is( $node->safe_psql(
 		  . " WHERE backend_type LIKE 'eventstore%' ORDER BY 1"),
 	"eventstore dispatcher|eventstore dispatcher|postgres\neventstore launcher|eventstore launcher|",
 	'names in pg_stat_activity');
+ok( $node->poll_query_until(
+		'postgres',
+		"SELECT query_start > backend_start + interval '1.5 s' FROM pg_stat_activity"
+		  . " WHERE backend_type = 'eventstore dispatcher'"),
+	'query_start there is that of the last pass, not of the process');
 
 # They wait for something that says whose wait it is; 17 can name it.
 my $wait_event = $node->pg_version < 17 ? 'Extension' : 'Eventstore\w*Main';
