@@ -163,8 +163,16 @@ class Faults:
             thread.start()
         for thread in threads:
             thread.join()
-        query(self.primary().port, "DROP INDEX IF EXISTS eventstore_internal.checker_index")
+        self.drop_stray_indexes()
         return "%(done)d commands done, %(refused)d refused" % counts
+
+    def drop_stray_indexes(self):
+        """What interrupted commands left; each REINDEX CONCURRENTLY would double them."""
+        port = self.primary().port
+        strays = query(port, "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'i'"
+                             " AND relname ~ '(_cc(new|old)[0-9]*|^checker_index)$'")
+        for (index,) in strays:
+            query(port, "DROP INDEX IF EXISTS " + index)
 
     @staticmethod
     def disturbance(rng, table):
