@@ -193,9 +193,13 @@ es_dispatcher_main(Datum arg)
 
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz now;
 		int64		sealed;
 		bool		more;
+
+		/* For pg_stat_activity, and as the start of our transactions. */
+		SetCurrentStatementStartTimestamp();
+		now = GetCurrentStatementStartTimestamp();
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();

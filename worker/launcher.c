@@ -331,6 +331,7 @@ es_launcher_main(Datum arg)
 		ListCell   *lc;
 		long		wait;
 
+		SetCurrentStatementStartTimestamp();
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
