@@ -169,14 +169,28 @@ es_check_not_rewritten(Relation rel, Snapshot snapshot)
 }
 
 /*
+ * Lock a relation until the current subtransaction ends, and then its parent.
+ * An ordinary lock belongs to the cursor in whose query it is taken, if it is
+ * one: when a cursor fails in a later subtransaction, its locks go with that,
+ * but what was done under them stays.
+ */
+void
+es_lock_for_transaction(Oid relid, LOCKMODE lockmode)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = CurTransactionResourceOwner;
+	LockRelationOid(relid, lockmode);
+	CurrentResourceOwner = owner;
+}
+
+/*
  * Does the current transaction hold a lock that it noted?  If so, the relation
  * can be opened without another look at the lock table, which is a good part
  * of what it costs to emit an event in a statement that emits many.
  *
  * Not when anything was rolled back since: locks may have gone with it.  That
- * need not be the subtransaction that took them.  A cursor owns the locks that
- * its query takes, and when a subtransaction in which it fails rolls back, so
- * do those it took before.
+ * need not be the subtransaction that took them, see above.
  */
 bool
 es_lock_is_kept(const EsKeptLock *lock, Oid relid)

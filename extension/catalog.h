@@ -117,6 +117,7 @@ typedef struct EsKeptLock
 } EsKeptLock;
 
 extern void es_catalog_init(void);
+extern void es_lock_for_transaction(Oid relid, LOCKMODE lockmode);
 extern bool es_lock_is_kept(const EsKeptLock *lock, Oid relid);
 extern void es_note_kept_lock(EsKeptLock *lock, Oid relid);
 extern Oid	es_relation_oid(EsRelation which);

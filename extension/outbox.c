@@ -204,7 +204,8 @@ open_leaf(int64 id)
 			return table_open(partition.relid, NoLock);
 
 		/* Getting the lock processes invalidations: is what we know still so? */
-		rel = try_table_open(partition.relid, RowExclusiveLock);
+		es_lock_for_transaction(partition.relid, RowExclusiveLock);
+		rel = try_table_open(partition.relid, NoLock);
 		if (rel == NULL)
 		{
 			leaf.valid = false;
@@ -215,7 +216,7 @@ open_leaf(int64 id)
 
 		if (remember_leaf(rel, id))
 			return rel;
-		table_close(rel, RowExclusiveLock);
+		table_close(rel, NoLock);
 		CHECK_FOR_INTERRUPTS();
 	}
 }

@@ -6,7 +6,8 @@
  * they work for whoever emits or subscribes; in a security-restricted
  * operation, so that a trigger or an index expression somebody put on our
  * tables gains nothing by it; and with the settings that could change what
- * they mean as we expect them.
+ * they mean as we expect them.  Their locks belong to the subtransaction and
+ * not to a cursor, for which see es_lock_for_transaction().
  */
 #include "postgres.h"
 
@@ -55,6 +56,8 @@ es_statements_begin(void)
 		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 
+	statements.resource_owner = CurrentResourceOwner;
+	CurrentResourceOwner = CurTransactionResourceOwner;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	return statements;
@@ -64,6 +67,7 @@ void
 es_statements_end(const EsStatements *statements)
 {
 	SPI_finish();
+	CurrentResourceOwner = statements->resource_owner;
 	AtEOXact_GUC(false, statements->guc_level);
 	SetUserIdAndSecContext(statements->caller, statements->caller_context);
 }

@@ -125,9 +125,16 @@ leaf_name(int64 lower)
 	Oid			schema = get_namespace_oid(ES_INTERNAL_SCHEMA, false);
 	char	   *name = psprintf("event_" INT64_FORMAT, lower);
 
-	for (int i = 2; OidIsValid(get_relname_relid(name, schema)); i++)
+	for (int i = 2;; i++)
+	{
+		Oid			relid = get_relname_relid(name, schema);
+
+		if (!OidIsValid(relid))
+			return name;
+		if (get_rel_relispartition(relid))
+			elog(ERROR, "partition \"%s\" exists, but is not found by its bounds", name);
 		name = psprintf("event_" INT64_FORMAT "_%d", lower, i);
-	return name;
+	}
 }
 
 /*
@@ -142,7 +149,7 @@ es_partition_create(int64 id)
 	char	   *name;
 	EsStatements statements;
 
-	LockRelationOid(parent, ShareUpdateExclusiveLock);
+	es_lock_for_transaction(parent, ShareUpdateExclusiveLock);
 	if (es_partition_find(id, &hole))
 		return;
 

@@ -57,6 +57,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -79,6 +80,9 @@ PG_FUNCTION_INFO_V1(es_seal);
 
 /* The pass table is emptied and begun anew every so many passes. */
 #define PASSES_KEPT 10000
+
+/* How often, a millisecond apart, the leaves are looked at until all are known. */
+#define MAX_LOOKS 5000
 
 /* Subobject of the pass table that stands for the right to seal. */
 #define SEALER_LOCK_SUBID 1
@@ -129,14 +133,20 @@ knows_all_leaves(const EsPartition *partitions, int count, Snapshot snapshot)
 static EsPartition *
 lock_leaves_and_take_snapshot(int64 floor, int *count)
 {
-	for (;;)
+	/* Each time round leaves behind what it took to read the catalogs. */
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "eventstore leaves",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	for (int i = 0; i < MAX_LOOKS; i++)
 	{
+		MemoryContext old = MemoryContextSwitchTo(context);
 		EsPartition *partitions = es_partition_list(count);
 
-		for (int i = 0; i < *count; i++)
+		MemoryContextSwitchTo(old);
+		for (int n = 0; n < *count; n++)
 		{
-			if (partitions[i].upper > floor)
-				LockRelationOid(partitions[i].relid, AccessShareLock);
+			if (partitions[n].upper > floor)
+				LockRelationOid(partitions[n].relid, AccessShareLock);
 		}
 
 		PushActiveSnapshot(GetLatestSnapshot());
@@ -147,13 +157,19 @@ lock_leaves_and_take_snapshot(int64 floor, int *count)
 		if (knows_all_leaves(partitions, *count, GetActiveSnapshot()))
 			return partitions;
 
-		/* The invalidation is under way; do not wait for it. */
+		/* The invalidation is under way; do not rely on it. */
 		PopActiveSnapshot();
 		InvalidateCatalogSnapshot();
 		RelationCacheInvalidateEntry(es_relation_oid(ES_EVENT));
-		pfree(partitions);
+		MemoryContextReset(context);
 		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
 	}
+
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("the partitions of \"%s.event\" are in disorder", ES_SCHEMA),
+			 errdetail("One of them is not found by its bounds; another one may overlap it.")));
 }
 
 static bool
